@@ -1,0 +1,49 @@
+from ._optimizer.phases import phases as phases
+from ._optimizer.ssbroyden import ssbroyden as ssbroyden
+from ._precision import Precision as Precision
+from ._problem.base import (
+    AbstractProblem as AbstractProblem,
+    AbstractResidualProblem as AbstractResidualProblem,
+    Aux as Aux,
+)
+from ._problem.supervised import (
+    batched as batched,
+    huber as huber,
+    mae as mae,
+    mse as mse,
+    Pairs as Pairs,
+    pointwise as pointwise,
+    relative_l2 as relative_l2,
+    Supervised as Supervised,
+)
+from ._recipe import Recipe as Recipe
+from ._recovery.backtrack import Backtrack as Backtrack
+from ._recovery.base import (
+    AbstractRecovery as AbstractRecovery,
+    anchor as anchor,
+    Faults as Faults,
+    recover as recover,
+)
+from ._recovery.none import NoRecovery as NoRecovery
+from ._recovery.skip import Skip as Skip
+from ._results import is_fatal as is_fatal, RESULTS as RESULTS
+from ._sampler.base import AbstractSampler as AbstractSampler, resample as resample
+from ._sampler.fixed import Fixed as Fixed
+from ._sampler.minibatch import Minibatch as Minibatch
+from ._sampler.quasi_random import (
+    halton as halton,
+    latin_hypercube as latin_hypercube,
+    QuasiRandom as QuasiRandom,
+    sobol as sobol,
+)
+from ._sampler.rad import RAD as RAD
+from ._sampler.uniform import Uniform as Uniform
+from ._scan import filter_scan as filter_scan
+from ._state import (
+    Progress as Progress,
+    StepInfo as StepInfo,
+    TrainingState as TrainingState,
+)
+from ._step import init as init, train_step as train_step, trainable as trainable
+from ._weighting.base import AbstractWeighting as AbstractWeighting
+from ._weighting.static import Static as Static

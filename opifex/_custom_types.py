@@ -1,0 +1,19 @@
+from typing import Any, TypeAlias, TypeVar
+
+from jaxtyping import Array, Bool, Float, Int, Key as _Key, PyTree
+
+
+Model = TypeVar("Model")
+Batch = TypeVar("Batch")
+SamplerState = TypeVar("SamplerState")
+WeightingState = TypeVar("WeightingState")
+RecoveryState = TypeVar("RecoveryState")
+CallbackState = TypeVar("CallbackState")
+
+Key: TypeAlias = _Key[Array, ""]
+Scalar: TypeAlias = Float[Array, ""]
+Count: TypeAlias = Int[Array, ""]
+Flag: TypeAlias = Bool[Array, ""]
+Terms: TypeAlias = dict[str, Scalar]
+Points: TypeAlias = Float[Array, "points dim"]
+OptState: TypeAlias = PyTree[Any]

@@ -1,0 +1,91 @@
+import difflib
+from collections.abc import Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Float, Inexact, PyTree
+
+from ._custom_types import Flag
+from ._pack import pack
+
+
+def tree_where(pred: Bool[Array, "..."], true: PyTree, false: PyTree) -> PyTree:
+    """`jnp.where` over the array leaves of two trees of one structure.
+
+    `pred` has the leading axes of every leaf: none for a single run, `members` for an
+    ensemble.
+    """
+    arrays, static = eqx.partition(true, eqx.is_array)
+    others = eqx.filter(false, eqx.is_array)
+    unpack = lambda x: x
+    if pred.ndim == 0:
+        (arrays, unpack), (others, _) = pack(arrays), pack(others)
+
+    def pick(t, f):
+        return jnp.where(pred.reshape(pred.shape + (1,) * (t.ndim - pred.ndim)), t, f)
+
+    return eqx.combine(unpack(jtu.tree_map(pick, arrays, others)), static)
+
+
+def tree_allfinite(tree: PyTree) -> Flag:
+    """Whether every inexact array of `tree` is free of NaN and infinities."""
+    leaves = jtu.tree_leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return jnp.all(jnp.stack([jnp.array(True), *map(_allfinite, leaves)]))
+
+
+def _allfinite(x: Array) -> Flag:
+    return jnp.all(jnp.isfinite(x))
+
+
+def tree_copy(tree: PyTree) -> PyTree:
+    """A tree whose arrays are strongly typed and share no buffer with those of `tree`.
+
+    Needed before donation: one buffer must not be given away twice, nor be the user's.
+    """
+    return jtu.tree_map(
+        lambda x: jnp.array(x, dtype=x.dtype) if eqx.is_array(x) else x, tree
+    )
+
+
+def squared(x: Inexact[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`|x|^2`, real also for complex `x`."""
+    return jnp.real(x * jnp.conj(x))
+
+
+def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The square root, with a gradient of zero at zero (where it has none)."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), x)
+
+
+def unknown_name(argument: str, name: str, known: Iterable[str]) -> str:
+    """The message for an unknown option: what was given, what is near, what there is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown name {name!r} in `{argument}`.{hint} Known names are {known}."
+
+
+def check_count(argument: str, value: int, *, least: int = 1) -> None:
+    """Raises unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"`{argument}` must be a whole number of at least {least}, got {value!r}."
+        )
+
+
+def check_finite(argument: str, tree: PyTree) -> None:
+    """Raises if a concrete array of `tree` is empty, or holds NaN or an infinity."""
+    for path, leaf in jtu.tree_leaves_with_path(eqx.filter(tree, eqx.is_array)):
+        where = f"`{argument}{jtu.keystr(path)}`"
+        if leaf.size == 0:
+            raise ValueError(f"{where} is empty: its shape is {leaf.shape}.")
+        if isinstance(leaf, jax.core.Tracer) or not eqx.is_inexact_array_like(leaf):
+            continue
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            bad = int(jnp.argmin(jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1)))
+            raise ValueError(
+                f"{where} holds NaN or an infinity, first in row {bad}. Remove such "
+                "rows, or give them a finite value, before training."
+            )

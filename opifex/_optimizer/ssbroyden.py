@@ -1,0 +1,130 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from .._custom_types import Count
+from .._misc import check_count
+
+
+class SSBroydenState(eqx.Module):
+    """The inverse Hessian, and what its next update needs."""
+
+    inverse: Float[Array, "n n"]
+    point: Float[Array, " n"]
+    grad: Float[Array, " n"]
+    direction: Float[Array, " n"]
+    updates: Count  # of `inverse`, since it was last the identity
+    search: Any
+
+
+def ssbroyden(
+    *, max_linesearch_steps: int = 20
+) -> optax.GradientTransformationExtraArgs:
+    """Self-scaled Broyden with full memory, and a line search to the Wolfe conditions.
+
+    A quasi-Newton method for networks of a few thousand parameters in float64; memory
+    and time grow with the square of their number. The loss may change between steps
+    (new points): the inverse Hessian is kept, and the pair that straddles the change is
+    left out of it, as is a pair without positive curvature.
+
+    `update` takes `value`, `grad` and `value_fn` besides, as `optax.lbfgs` does;
+    `train_step` hands them over.
+
+    **Arguments:**
+
+    - `max_linesearch_steps`: evaluations of the loss a step, at the most.
+
+    ??? cite "References"
+
+        M. Al-Baali, "Numerical experience with a class of self-scaling quasi-Newton
+        algorithms", Journal of Optimization Theory and Applications 96, 1998.
+        J. F. Urban, P. Stefanou and J. A. Pons, "Unveiling the optimization process of
+        physics informed neural networks", Journal of Computational Physics 523, 2025.
+    """
+    check_count("max_linesearch_steps", max_linesearch_steps)
+    search = optax.scale_by_zoom_linesearch(
+        max_linesearch_steps, initial_guess_strategy="one"
+    )
+
+    def init(params) -> SSBroydenState:
+        flat = ravel_pytree(params)[0]
+        if not jnp.issubdtype(flat.dtype, jnp.floating):
+            raise ValueError(
+                f"`ssbroyden` trains real parameters, got {flat.dtype}. Split them "
+                "into real and imaginary parts, or use a first-order optimizer."
+            )
+        zeros, count = jnp.zeros_like(flat), jnp.zeros((), jnp.int32)
+        identity = jnp.eye(flat.size, dtype=flat.dtype)
+        return SSBroydenState(
+            identity, zeros, zeros, zeros, count, search.init(params)
+        )
+
+    def update(grads, state, params=None, *, value, grad, value_fn, **_):
+        flat, unravel = ravel_pytree(grads)
+        point = ravel_pytree(params)[0]
+        inverse, updates = _next_inverse(state, point, flat, value)
+        direction = -(inverse @ flat)
+        # No descent direction (rounding, or a loss that changed): begin again.
+        good = (flat @ direction < 0) & jnp.all(jnp.isfinite(direction))
+        updates = jnp.where(good, updates, 0)
+        inverse = jax.lax.cond(
+            good, lambda h: h, lambda h: jnp.eye(*h.shape, dtype=h.dtype), inverse
+        )
+        size = jnp.minimum(1, 1 / jnp.linalg.norm(flat))
+        direction = jnp.where(updates == 0, -size * flat, direction)
+        step, search_state = search.update(
+            unravel(direction),
+            state.search,
+            params,
+            value=value,
+            grad=grad,
+            value_fn=value_fn,
+        )
+        return step, SSBroydenState(
+            inverse, point, flat, direction, updates, search_state
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _next_inverse(state, point, grad, value) -> tuple[Array, Count]:
+    s, y = point - state.point, grad - state.grad
+    eps = jnp.finfo(s.dtype).eps
+    curved = y @ s > eps * jnp.linalg.norm(s) * jnp.linalg.norm(y)
+    # The line search left its value at this very point: another one is another loss.
+    same = jnp.abs(value - state.search.value) <= jnp.sqrt(eps) * jnp.abs(value)
+    # The state of `init` holds no point yet, and so has no direction.
+    usable = curved & same & jnp.any(state.direction != 0)
+    updated = lambda: (_broyden(state, s, y), state.updates + 1)
+    return jax.lax.cond(usable, updated, lambda: (state.inverse, state.updates))
+
+
+def _broyden(state: SSBroydenState, s, y) -> Float[Array, "n n"]:
+    """One member of the self-scaled Broyden class; the letters are Urban et al.'s."""
+    inverse, n = state.inverse, s.size
+    hy = inverse @ y
+    rho, yhy = 1 / (y @ s), y @ hy
+    # The step is `alpha` times the direction -H g, so B s is `alpha` times -g.
+    alpha = (s @ state.direction) / (state.direction @ state.direction)
+    h, b = rho * yhy, -alpha * rho * (s @ state.grad)
+    a = jnp.maximum(b * h - 1, jnp.finfo(s.dtype).eps)  # >= 0 by Cauchy-Schwarz
+    c = jnp.sqrt(a / (1 + a))
+    rho_minus = jnp.minimum(1, h * (1 - c))
+    theta = jnp.maximum((rho_minus - 1) / a, jnp.minimum(1 / rho_minus, (1 - b) / b))
+    sigma = 1 + a * theta
+    root, inv_b = sigma ** (1 / (1 - n)), jnp.minimum(1, 1 / b)
+    tau = jnp.where(
+        theta <= 0,
+        jnp.minimum(inv_b * root, sigma),
+        inv_b * jnp.minimum(root, 1 / jnp.where(theta > 0, theta, 1)),
+    )
+    tau = jnp.where(state.updates == 0, h / sigma, tau)
+    v = rho * s - hy / yhy
+    phi = (1 - theta) / sigma
+    rank_one = hy[:, None] * (hy / yhy) - (phi * yhy) * v[:, None] * v
+    return (inverse - rank_one) / tau + s[:, None] * (rho * s)

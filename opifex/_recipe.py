@@ -1,0 +1,110 @@
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from ._custom_types import Key, Model
+from ._misc import check_count
+from ._optimizer.base import check_optimizer
+from ._precision import Precision
+from ._problem.base import AbstractProblem
+from ._recovery.backtrack import Backtrack
+from ._recovery.base import anchor, AbstractRecovery, recover
+from ._sampler.base import AbstractSampler, resample
+from ._scan import filter_scan
+from ._state import StepInfo, TrainingState
+from ._step import check_key, init, train_step, trainable
+from ._weighting.base import AbstractWeighting
+from ._weighting.static import Static
+
+
+class Recipe(eqx.Module):
+    """All choices, no state. Calling it runs one chunk of `steps` steps.
+
+    **Arguments:** those of [`train_step`][], and
+
+    - `sampler`: hands out the batches.
+    - `recovery`: decides about each step.
+    - `steps`: how many make up a chunk.
+    """
+
+    problem: AbstractProblem
+    optim: optax.GradientTransformation
+    sampler: AbstractSampler
+    recovery: AbstractRecovery = Backtrack()
+    weighting: AbstractWeighting = Static()
+    precision: Precision = Precision()
+    trainable: Callable[[Any], PyTree[bool]] = trainable
+    accumulate: int = eqx.field(static=True, default=1)
+    remat: bool = eqx.field(static=True, default=False)
+    steps: int = eqx.field(static=True, default=100)
+
+    def __check_init__(self):
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"`{name}` must be an instance of `{kind.__name__}`, got {value!r} "
+                    f"of type {type(value).__name__}."
+                )
+        check_optimizer("optim", self.optim)
+        check_count("accumulate", self.accumulate)
+        check_count("steps", self.steps)
+
+    def init(self, model: Model, *, key: Key) -> TrainingState[Model]:
+        """The state before the first step. See [`init`][]."""
+        check_key(key)
+        return init(
+            self.optim,
+            self.sampler,
+            self.recovery,
+            model,
+            weighting=self.weighting,
+            terms=self._term_names(model, key),
+            trainable=self.trainable,
+            key=key,
+        )
+
+    def step(self, state: TrainingState) -> tuple[TrainingState, StepInfo]:
+        """One step: sample, propose, dispose."""
+        batch = self.sampler.batch(
+            state.sampler_state, state.key_for("batch"), state.step
+        )
+        proposed, info = train_step(
+            self.problem,
+            self.optim,
+            state,
+            batch,
+            weighting=self.weighting,
+            trainable=self.trainable,
+            precision=self.precision,
+            accumulate=self.accumulate,
+            remat=self.remat,
+        )
+        return recover(self.recovery, state, proposed, info)
+
+    def __call__(self, start: TrainingState) -> tuple[TrainingState, StepInfo]:
+        state, infos = filter_scan(self.step, start, length=self.steps)
+        state = anchor(self.recovery, start, state)
+        return resample(self.sampler, self.problem, state), infos
+
+
+    def _term_names(self, model, key) -> list[str]:
+        def terms():
+            state = self.sampler.init(key)
+            batch = self.sampler.batch(state, key, jnp.zeros((), jnp.int32))
+            return self.problem.terms(model, batch, key)[0]
+
+        return sorted(eqx.filter_eval_shape(terms))
+
+
+_KINDS = {
+    "problem": AbstractProblem,
+    "sampler": AbstractSampler,
+    "recovery": AbstractRecovery,
+    "weighting": AbstractWeighting,
+    "precision": Precision,
+}

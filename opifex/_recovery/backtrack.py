@@ -1,0 +1,298 @@
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._custom_types import Count, Flag, Key, Scalar
+from .._misc import check_count, squared, tree_allfinite, tree_copy, tree_where
+from .._results import RESULTS
+from .._state import StepInfo, TrainingState
+from .base import AbstractRecovery, CAUSES, Faults
+
+
+_MIN_HEALTHY = 10
+
+
+# Consecutive steps kept and not; ways back since the ground last moved; last resorts
+# taken; norms that entered the quantile.
+_COUNTERS = ("healthy", "failures", "attempts", "reinits", "observed")
+# The lowest loss of a kept step; the quantile of the logarithm of the gradient norm.
+_LEVELS = ("lowest", "norm_quantile")
+
+
+class _Record(eqx.Module):
+    """The part of the state that is counted, not remembered.
+
+    In few arrays, because each costs a small network dearly; see `filter_scan`.
+    """
+
+    suspects: Bool[Array, " leaves"]  # arrays in which the first fault since showed
+    counters: Int[Array, " counters"]
+    levels: Float[Array, " levels"]
+    faults: Faults
+
+    def __getattr__(self, name: str) -> Array:
+        for names, values in ((_COUNTERS, "counters"), (_LEVELS, "levels")):
+            if name in names:
+                return getattr(self, values)[names.index(name)]
+        raise AttributeError(name)
+
+    def change(self, **new) -> "_Record":
+        """A record with the numbers that are named replaced."""
+        arrays = {name: new.pop(name) for name in ("suspects", "faults") if name in new}
+        value = lambda name: new.get(name, getattr(self, name))
+        return replace(
+            self,
+            counters=jnp.stack([value(name) for name in _COUNTERS]),
+            levels=jnp.stack([value(name) for name in _LEVELS]),
+            **arrays,
+        )
+
+
+class _BacktrackState(eqx.Module):
+    ground: tuple[Any, Any]  # the last (model, opt_state) that was seen to be healthy
+    record: _Record
+
+    @property
+    def faults(self) -> Faults:
+        return self.record.faults
+
+
+class Backtrack(AbstractRecovery[_BacktrackState]):
+    """Skip a bad step; go back to known-good ground if that does not help.
+
+    - A loss or gradient that is not finite: the step is not taken. If the next fails
+      too, the model itself is bad, and the run goes back to its anchor.
+    - A loss that exploded: back to the anchor at once.
+    - Every way back shortens the steps by `factor`, which compounds, and heals by the
+      same factor after each `heal_after` healthy steps.
+    - A gradient norm beyond `spike_factor` times its running quantile: the step is not
+      taken. If the next is as large, that is the new normal. With `clips` such a
+      gradient is clipped instead.
+    - When `max_attempts` ways back did not help, the parameters in which the fault
+      showed are partly drawn anew, `max_reinits` times; then the run is given up.
+
+    The anchor moves once a chunk, and only to a model that was seen healthy.
+
+    **Arguments:**
+
+    - `factor`: by which a way back shortens the steps.
+    - `heal_after`: healthy steps until they are lengthened again.
+    - `max_attempts`: ways back before the next resort.
+    - `max_reinits`: how often that resort is taken.
+    - `max_loss`: a loss above it has exploded.
+    - `max_rise`: so has one above this many times the lowest loss so far.
+    - `spike_quantile`, `spike_factor`: a spike is a norm beyond `spike_factor` times
+        this quantile of the norms. It follows by stochastic approximation (H. Robbins
+        and S. Monro, Annals of Mathematical Statistics 22(3), 1951), in the logarithm.
+    - `spike_after`: steps before the quantile is trusted.
+    - `clips`: whether gradients are clipped, to the threshold of a spike and to
+        `max_grad_norm`.
+    - `max_grad_norm`: the norm that no clipped gradient exceeds.
+    """
+
+    factor: float = 0.5
+    heal_after: int = 200
+    max_attempts: int = 8
+    max_reinits: int = 1
+    max_loss: float = 1e6
+    max_rise: float = 1e4
+    spike_quantile: float = 0.9
+    spike_factor: float = 10.0
+    spike_after: int = 50
+    clips: bool = eqx.field(static=True, default=False)
+    max_grad_norm: float = float("inf")
+
+    def __check_init__(self):
+        for name in ("factor", "spike_quantile"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must lie between 0 and 1, got {getattr(self, name)!r}."
+                )
+        for name in ("max_loss", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"`{name}` must be positive, got {getattr(self, name)!r}."
+                )
+        for name in ("max_rise", "spike_factor"):
+            if not getattr(self, name) > 1:
+                raise ValueError(
+                    f"`{name}` must be greater than 1, got {getattr(self, name)!r}."
+                )
+        check_count("heal_after", self.heal_after)
+        check_count("max_attempts", self.max_attempts)
+        check_count("max_reinits", self.max_reinits, least=0)
+        check_count("spike_after", self.spike_after)
+
+    def init(self, model, opt_state, num_leaves):
+        record = _Record(
+            suspects=jnp.zeros(num_leaves, bool),
+            counters=jnp.zeros(len(_COUNTERS), jnp.int32),
+            levels=jnp.array([jnp.inf, 0.0], jnp.result_type(float)),
+            faults=Faults.none(),
+        )
+        return _BacktrackState(tree_copy((model, opt_state)), record)
+
+    def decide(self, before, proposed, info):
+        state = before.recovery_state
+        info = self._judge(state.record, info)
+        kept = info.result == RESULTS.successful
+        exploded = info.result == RESULTS.exploded
+        back = exploded | (~kept & (state.record.failures > 0))
+        # Kept, or back to the ground, or (skipped) where we were.
+        model, opt_state = tree_where(
+            kept,
+            (proposed.model, proposed.opt_state),
+            tree_where(back, state.ground, (before.model, before.opt_state)),
+        )
+        # In a branch of its own: many scalars, and few of them concern a healthy step.
+        record, scale, clip_norm = jax.lax.cond(
+            kept,
+            self._kept,
+            self._not_kept,
+            (state.record, before.step_scale, before.clip_norm),
+            (before.step, replace(info, weights={}, metrics={}), back),
+        )
+        lost = (record.attempts > self.max_attempts) & (
+            record.reinits >= self.max_reinits
+        )
+        result = RESULTS.where(lost & ~kept, RESULTS.attempts_exhausted, info.result)
+        after = replace(
+            proposed,
+            model=model,
+            opt_state=opt_state,
+            recovery_state=_BacktrackState(state.ground, record),
+            step_scale=scale,
+            clip_norm=clip_norm,
+        )
+        return after, replace(info, result=result)
+
+    def _judge(self, record: _Record, info: StepInfo) -> StepInfo:
+        result = info.result
+        if not self.clips:
+            # Only the first of its kind: a second one is no accident.
+            spiked = (info.grad_norm > self._limit(record)) & (record.failures == 0)
+            result = _unless(result, spiked, RESULTS.spiked)
+        limit = jnp.minimum(self.max_loss, self.max_rise * record.lowest)
+        result = _unless(result, info.loss > limit, RESULTS.exploded)
+        return replace(info, result=result)
+
+    def _limit(self, record: _Record) -> Scalar:
+        limit = self.spike_factor * jnp.exp(record.norm_quantile)
+        return jnp.where(record.observed >= self.spike_after, limit, jnp.inf)
+
+    def _kept(self, carry, seen):
+        (record, scale, clip_norm), (_, info, _) = carry, seen
+        healthy = record.healthy + 1
+        heals = healthy % self.heal_after == 0
+        quantile, observed = self._follow(record, info.grad_norm)
+        clipped = clip_norm is not None and info.grad_norm > clip_norm
+        record = record.change(
+            healthy=healthy,
+            failures=jnp.zeros_like(record.failures),
+            lowest=jnp.minimum(record.lowest, info.loss.astype(record.lowest.dtype)),
+            norm_quantile=quantile,
+            observed=observed,
+            faults=record.faults.count(clipped=jnp.asarray(clipped)),
+        )
+        scale = jnp.where(heals, jnp.minimum(1.0, scale / self.factor), scale)
+        if self.clips:
+            clip_norm = jnp.minimum(self.max_grad_norm, self._limit(record))
+        return record, scale, clip_norm
+
+    def _not_kept(self, carry, seen):
+        (record, scale, clip_norm), (step, info, back) = carry, seen
+        begins = ~jnp.any(record.suspects)
+        bad = ~jnp.isfinite(info.leaf_norms)
+        record = record.change(
+            suspects=jnp.where(begins, bad, record.suspects),
+            healthy=jnp.zeros_like(record.healthy),
+            # After a way back the model is the ground: it has not failed yet.
+            failures=jnp.where(back, 0, record.failures + 1),
+            attempts=record.attempts + back.astype(jnp.int32),
+            faults=record.faults.record(step, info, skipped=~back, rolled_back=back),
+        )
+        return record, jnp.where(back, self.factor * scale, scale), clip_norm
+
+    def _follow(self, record: _Record, norm: Scalar) -> tuple[Scalar, Count]:
+        use, old = norm > 0, record.norm_quantile
+        log = jnp.log(jnp.where(use, norm, 1)).astype(old.dtype)
+        up, down = 0.1 * self.spike_quantile, 0.1 * (self.spike_quantile - 1)
+        new = old + jnp.where(log > old, up, down)
+        # The first, or the second in a row so large: begin there.
+        anew = (record.observed == 0) | ((norm > self._limit(record)) & (not self.clips))
+        new = jnp.where(anew, log, new)
+        return jnp.where(use, new, old), record.observed + use.astype(jnp.int32)
+
+    def anchor(self, start, end):
+        before, record = start.recovery_state.record, end.recovery_state.record
+        # Nobody has looked at the last update: a run must not end on a NaN.
+        broken = ~tree_allfinite(end.model)
+        back = record.faults.counts > before.faults.counts
+        # Not after a single kept step: with a deterministic loss the first step after
+        # a way back is always kept, and the attempts would never be used up.
+        steady = record.healthy >= _MIN_HEALTHY
+        sound = steady & ~broken & ~back[CAUSES.index("rolled_back")]
+        ground = tree_where(
+            sound, (start.model, start.opt_state), end.recovery_state.ground
+        )
+        attempts = jnp.where(sound, 0, record.attempts + broken.astype(jnp.int32))
+        again = (attempts > self.max_attempts) & (record.reinits < self.max_reinits)
+        model, opt_state = tree_where(
+            broken | again,
+            (_redraw_if(again, ground[0], record.suspects, end), ground[1]),
+            (end.model, end.opt_state),
+        )
+        record = record.change(
+            suspects=record.suspects & ~(sound | again),
+            attempts=jnp.where(again, 0, attempts),
+            reinits=record.reinits + again.astype(jnp.int32),
+            lowest=jnp.where(again, jnp.inf, record.lowest),
+            faults=record.faults.count(rolled_back=broken, reinitialised=again),
+        )
+        scale = jnp.where(broken, self.factor * end.step_scale, end.step_scale)
+        return replace(
+            end,
+            model=model,
+            opt_state=opt_state,
+            recovery_state=_BacktrackState(ground, record),
+            step_scale=scale,
+        )
+
+
+def _unless(result: RESULTS, flag: Flag, cause: RESULTS) -> RESULTS:
+    """`cause` where a step that was good so far has the `flag`."""
+    return RESULTS.where(flag & (result == RESULTS.successful), cause, result)
+
+
+def _redraw_if(
+    again: Flag, model: PyTree, suspects: Bool[Array, " leaves"], end: TrainingState
+) -> PyTree:
+    """`model`, or if `again` with its suspect arrays shrunk to half and perturbed.
+
+    The noise has the size of the array (J. T. Ash and R. P. Adams, "On warm-starting
+    neural network training", NeurIPS 2020).
+    """
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    leaves, treedef = jtu.tree_flatten(arrays)
+    key = end.key_for("recover")
+
+    def redraw(leaves):
+        keys = [jr.fold_in(key, i) for i in range(len(leaves))]
+        return [
+            jnp.where(suspects[i], 0.5 * (x + _noise_like(x, k)), x)
+            for i, (x, k) in enumerate(zip(leaves, keys, strict=True))
+        ]
+
+    leaves = jax.lax.cond(again, redraw, lambda leaves: leaves, leaves)
+    return eqx.combine(jtu.tree_unflatten(treedef, leaves), rest)
+
+
+def _noise_like(x: Array, key: Key) -> Array:
+    size = jnp.sqrt(jnp.mean(squared(x)))
+    return size.astype(x.dtype) * jr.normal(key, x.shape, x.dtype)

@@ -1,0 +1,194 @@
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from ._custom_types import Key, Model, Scalar
+from ._misc import check_count, safe_sqrt, squared, tree_copy
+from ._objective import Objective
+from ._optimizer.base import check_optimizer
+from ._precision import Precision
+from ._problem.base import AbstractProblem
+from ._recovery.base import AbstractRecovery
+from ._results import RESULTS
+from ._sampler.base import AbstractSampler
+from ._state import Progress, StepInfo, TrainingState
+from ._weighting.base import AbstractWeighting
+from ._weighting.static import Static
+
+
+def trainable(model: PyTree) -> PyTree[bool]:
+    """What is trained unless said otherwise: every real or complex array that is not
+    inside an `eqx.nn.State`, where Equinox keeps its buffers.
+
+    **Returns:** a pytree of the structure of `model`, or a prefix of it.
+    """
+    is_buffers = lambda x: isinstance(x, eqx.nn.State)
+    train = lambda x: not is_buffers(x) and eqx.is_inexact_array(x)
+    return jtu.tree_map(train, model, is_leaf=is_buffers)
+
+
+def init(
+    optim: optax.GradientTransformation,
+    sampler: AbstractSampler,
+    recovery: AbstractRecovery,
+    model: Model,
+    *,
+    weighting: AbstractWeighting = Static(),
+    terms: Sequence[str] = (),
+    trainable: Callable[[Any], PyTree[bool]] = trainable,
+    key: Key,
+) -> TrainingState[Model]:
+    """The state before the first step.
+
+    **Arguments:**
+
+    - `optim`: an optax optimizer.
+    - `sampler`, `recovery`, `weighting`: as will be used in the loop.
+    - `model`: any pytree. Its buffers are copied.
+    - `terms`: the names of the terms of the loss, for weightings that ask for them.
+    - `trainable`: maps the model to a pytree of booleans (or a prefix of one): which
+        arrays are trained. The others are carried along.
+    - `key`: a typed key, from `jax.random.key`. All randomness derives from it.
+    """
+    check_optimizer("optim", optim)
+    check_key(key)
+    model = tree_copy(model)
+    params = eqx.filter(model, trainable(model))
+    if not jtu.tree_leaves(params):
+        raise ValueError("`model` has no array to train. See `trainable`.")
+    opt_state = tree_copy(optim.init(params))
+    num_leaves = len(jtu.tree_leaves(eqx.filter(model, eqx.is_inexact_array)))
+    return TrainingState(
+        model=model,
+        opt_state=opt_state,
+        # Step 0 of its own purpose: a key of the state, as every other.
+        sampler_state=tree_copy(sampler.init(jr.fold_in(jr.fold_in(key, 0), 0))),
+        weighting_state=weighting.init(terms),
+        recovery_state=recovery.init(model, opt_state, num_leaves),
+        step_scale=jnp.ones((), jnp.result_type(float)),
+        clip_norm=jnp.full((), jnp.inf) if recovery.clips else None,
+        progress=Progress.start(),
+        step=jnp.zeros((), jnp.int32),
+        key=tree_copy(key),
+    )
+
+
+def train_step(
+    problem: AbstractProblem,
+    optim: optax.GradientTransformation,
+    state: TrainingState[Model],
+    batch: PyTree,
+    *,
+    weighting: AbstractWeighting = Static(),
+    trainable: Callable[[Any], PyTree[bool]] = trainable,
+    precision: Precision = Precision(),
+    accumulate: int = 1,
+    remat: bool = False,
+) -> tuple[TrainingState[Model], StepInfo]:
+    """Proposes one step of the optimizer. Pure; [`recover`][] decides about it.
+
+    **Arguments:**
+
+    - `problem`: says how wrong the model is.
+    - `optim`: the optimizer that `state` was made for. It is handed `value`, `grad` and
+        `value_fn` besides, for those that search along a line.
+    - `state`: where training is.
+    - `batch`: from `sampler.batch`.
+    - `weighting`: how much each term counts.
+    - `trainable`: as in [`init`][].
+    - `precision`: in which precision the loss is computed.
+    - `accumulate`: in how many microbatches to evaluate it, one after the other. Each
+        term is weighted by its count of points, so the step is that of the full batch.
+    - `remat`: whether to recompute activations in the backward pass, to save memory.
+
+    **Returns:** the proposed state, and what was seen on the way, at `state.model`.
+    """
+    check_count("accumulate", accumulate)
+    params, rest = eqx.partition(state.model, trainable(state.model))
+    key = state.key_for("loss")
+    objective = Objective(
+        problem,
+        weighting,
+        state.weighting_state,
+        rest,
+        batch,
+        key,
+        precision,
+        accumulate,
+        remat,
+    )
+    value, seen, grads = objective.value_and_grad(params)
+    norms, norm = _norms(state.model, grads)
+    if state.clip_norm is not None:
+        grads = _clip(grads, norm, state.clip_norm)
+    # Optax is not strict about dtypes and ranks.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        update = optax.with_extra_args_support(optim).update
+        updates, opt_state = update(
+            grads, state.opt_state, params, value=value, grad=grads, value_fn=objective
+        )
+    updates = jtu.tree_map(lambda u: state.step_scale.astype(u.dtype) * u, updates)
+    model = eqx.combine(eqx.apply_updates(params, updates), seen.rest, rest)
+    proposed = replace(
+        state,
+        model=model,
+        opt_state=opt_state,
+        weighting_state=weighting.update(state.weighting_state, seen.terms),
+        step=state.step + 1,
+    )
+    return proposed, StepInfo(
+        loss=value,
+        terms=seen.terms,
+        weights=seen.weights,
+        metrics=seen.metrics,
+        leaf_norms=norms,
+        grad_norm=norm,
+        step_scale=state.step_scale,
+        result=_verdict(value, norm),
+    )
+
+
+def check_key(key: Any) -> None:
+    """Raises unless `key` is a single typed key."""
+    typed = eqx.is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.shape != ():
+        raise TypeError(
+            "`key` must be a single typed key, as from `jax.random.key(0)`, got "
+            f"{getattr(key, 'dtype', type(key).__name__)} of shape "
+            f"{getattr(key, 'shape', ())}."
+        )
+
+
+def _norms(model: PyTree, grads: PyTree) -> tuple[Float[Array, " leaves"], Scalar]:
+    """The gradient norm of each inexact array of the model, and of all together."""
+    is_none = lambda x: x is None
+    arrays = jtu.tree_leaves(eqx.filter(model, eqx.is_inexact_array), is_leaf=is_none)
+    squares = [
+        jnp.zeros(()) if g is None else jnp.sum(squared(g)).astype(float)
+        for x, g in zip(arrays, jtu.tree_leaves(grads, is_leaf=is_none), strict=True)
+        if x is not None
+    ]
+    squares = jnp.stack(squares)
+    return safe_sqrt(squares), safe_sqrt(jnp.sum(squares))
+
+
+def _clip(grads: PyTree, norm: Scalar, limit: Scalar) -> PyTree:
+    # Written so that neither an infinite limit nor a zero norm has a NaN for gradient.
+    ratio = jnp.minimum(norm, limit) / jnp.where(norm > 0, norm, 1)
+    factor = jnp.where(norm > limit, ratio, 1)
+    return jtu.tree_map(lambda g: factor.astype(g.dtype) * g, grads)
+
+
+def _verdict(value: Scalar, norm: Scalar) -> RESULTS:
+    gradient = RESULTS.where(
+        jnp.isfinite(norm), RESULTS.successful, RESULTS.nonfinite_gradient
+    )
+    return RESULTS.where(jnp.isfinite(value), gradient, RESULTS.nonfinite_loss)

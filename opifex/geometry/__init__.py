@@ -1,0 +1,2 @@
+from .base import AbstractDomain as AbstractDomain
+from .box import Box as Box
