@@ -1,3 +1,9 @@
+from ._callback.base import AbstractCallback as AbstractCallback
+from ._callback.collect import Collect as Collect, join as join
+from ._callback.history import History as History
+from ._callback.progress import ProgressBar as ProgressBar
+from ._ensemble import Ensemble as Ensemble, ensemble as ensemble
+from ._fit import fit as fit, TrainingError as TrainingError
 from ._optimizer.phases import phases as phases
 from ._optimizer.ssbroyden import ssbroyden as ssbroyden
 from ._precision import Precision as Precision
@@ -21,6 +27,7 @@ from ._recovery.backtrack import Backtrack as Backtrack
 from ._recovery.base import (
     AbstractRecovery as AbstractRecovery,
     anchor as anchor,
+    fault_report as fault_report,
     Faults as Faults,
     recover as recover,
 )
@@ -45,5 +52,12 @@ from ._state import (
     TrainingState as TrainingState,
 )
 from ._step import init as init, train_step as train_step, trainable as trainable
+from ._validation import (
+    HeldOut as HeldOut,
+    observe as observe,
+    training_loss as training_loss,
+    Validation as Validation,
+)
 from ._weighting.base import AbstractWeighting as AbstractWeighting
 from ._weighting.static import Static as Static
+from .geometry import AbstractDomain as AbstractDomain, Box as Box

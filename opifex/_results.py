@@ -1,6 +1,5 @@
 import equinox as eqx
-
-from ._custom_types import Flag
+from jaxtyping import Array, Bool
 
 
 class RESULTS(eqx.Enumeration):
@@ -40,6 +39,10 @@ class RESULTS(eqx.Enumeration):
     stopped = "A callback asked to stop; the best state was handed back."
 
 
-def is_fatal(result: RESULTS) -> Flag:
+# In the order of the values that stand for them.
+RESULT_NAMES: tuple[str, ...] = tuple(RESULTS._name_to_item)
+
+
+def is_fatal(result: RESULTS) -> Bool[Array, "..."]:
     """Whether `result` says that no further step can help."""
     return (result == RESULTS.diverged) | (result == RESULTS.attempts_exhausted)

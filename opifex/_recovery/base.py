@@ -1,9 +1,11 @@
 import abc
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Generic
+from typing import Any, Generic
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from equinox import AbstractVar
 from jaxtyping import Array, Bool, Int
 
@@ -138,3 +140,31 @@ class Faults(eqx.Module):
 
 def _first(flags: Bool[Array, " n"]) -> Count:
     return jnp.where(jnp.any(flags), jnp.argmax(flags).astype(jnp.int32), -1)
+
+
+def fault_report(state: TrainingState, terms: Sequence[str] = ()) -> dict[str, Any]:
+    """What went wrong in a run so far, for a person to read.
+
+    **Arguments:**
+
+    - `state`: of a single run.
+    - `terms`: the names of the terms of the loss, to name the first that failed.
+
+    **Returns:** how often each cause was met, and under `"first"` the step, the term and
+    the path of the array in which the first fault showed; empty if `recovery` keeps no
+    such record.
+    """
+    is_faults = lambda x: isinstance(x, Faults)
+    found = jtu.tree_leaves(state.recovery_state, is_leaf=is_faults)
+    faults = [x for x in found if is_faults(x)]
+    if not faults:
+        return {}
+    counts = dict(zip(CAUSES, faults[0].counts.tolist(), strict=True))
+    step, term, leaf = faults[0].first.tolist()
+    if step < 0:
+        return counts
+    arrays = eqx.filter(state.model, eqx.is_inexact_array)
+    paths = [jtu.keystr(path) for path, _ in jtu.tree_leaves_with_path(arrays)]
+    name = sorted(terms)[term] if 0 <= term < len(terms) else None
+    path = paths[leaf] if leaf >= 0 else None
+    return counts | {"first": {"step": step, "term": name, "array": path}}

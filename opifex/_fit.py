@@ -1,0 +1,212 @@
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from signal import Signals
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._callback.base import AbstractCallback, Watch
+from ._interrupts import Interrupts
+from ._misc import check_count, tree_allfinite, tree_copy, tree_where
+from ._recovery.base import fault_report
+from ._results import is_fatal, RESULTS
+from ._state import StepInfo, TrainingState
+from ._validation import Validation
+
+
+_log = logging.getLogger("opifex")
+
+Chunk = Callable[[TrainingState], tuple[TrainingState, StepInfo]]
+
+
+class TrainingError(RuntimeError):
+    """Training could not go on. Nothing is lost: `state` is the best there was."""
+
+    state: TrainingState
+
+    def __init__(self, message: str, state: TrainingState):
+        super().__init__(message)
+        self.state = state
+
+
+def fit(
+    chunk: Chunk,
+    state: TrainingState,
+    *,
+    num_chunks: int,
+    callbacks: Sequence[AbstractCallback] = (),
+    validation: Validation | None = None,
+    time_budget: float = math.inf,
+    throw: bool = True,
+) -> TrainingState:
+    """Calls `chunk` again and again. The only function that talks to the host.
+
+    SIGINT, SIGTERM and the time budget let the running chunk finish and end the run
+    cleanly. How it ended is in `state.progress.result`.
+
+    **Arguments:**
+
+    - `chunk`: a [`Recipe`][], or any function of your own that maps a state to the state
+        some steps later and their infos. It is compiled once and reused: a second `fit`
+        with the same recipe and equal shapes compiles nothing.
+    - `state`: where to begin. It is copied, and stays valid.
+    - `num_chunks`: how many to run.
+    - `callbacks`: progress, history, checkpoints, or your own.
+    - `validation`: judges the model; without one, the mean training loss of a chunk does.
+    - `time_budget`: seconds after which no further chunk is begun.
+    - `throw`: whether to raise if no member of the run can go on.
+
+    **Returns:** the last state; or, if the run ended early, the best one.
+
+    **Raises:** `TrainingError`, which carries the best state, if `throw`; and whatever
+    is wrong with the arguments, before the first step.
+    """
+    check_count("num_chunks", num_chunks, least=0)
+    if not time_budget > 0:
+        raise ValueError(f"`time_budget` must be positive, got {time_budget!r}.")
+    state = _marked(tree_copy(state), RESULTS.successful, keep_fatal=False)
+    _check_abstractly(chunk, state, validation)
+    deadline = time.monotonic() + time_budget
+    best, ending, infos = _Best.before(state, validation), None, None
+    with Interrupts() as interrupts:
+        watch = Watch(callbacks, state, num_chunks)
+        try:
+            for _ in range(num_chunks):
+                state, infos = _run(chunk, state)
+                if validation is not None and _is_due(validation, state):
+                    state = _validate(validation, state, infos)
+                infos = jax.device_get(infos)
+                best = best.or_better(state, infos, validation)
+                stop = watch.on_chunk(state, infos)
+                late = time.monotonic() >= deadline
+                ending = _ending(state, validation, interrupts.received, late, stop)
+                if ending is not None:
+                    state = _marked(state, ending)
+                    break
+        except BaseException as error:
+            # The arrays of `state` were given to the chunk that failed.
+            state = best.state
+            if isinstance(error, Exception):
+                message = f"A chunk failed with {type(error).__name__}: {error}"
+                raise TrainingError(message, state) from error
+            raise
+        finally:
+            watch.close(state)
+    if ending is None:
+        return state
+    return _handed_back(_marked(best.state, ending), infos, throw)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _run(chunk: Chunk, state: TrainingState) -> tuple[TrainingState, StepInfo]:
+    return chunk(state)
+
+
+@eqx.filter_jit
+def _validate(
+    validation: Validation, state: TrainingState, infos: StepInfo
+) -> TrainingState:
+    return _each(validation, state)(state, infos)
+
+
+def _each(function: Callable, state: TrainingState) -> Callable:
+    """`function`, over the members if `state` is that of an ensemble."""
+    return eqx.filter_vmap(function) if state.step.ndim else function
+
+
+def _is_due(validation: Validation, state: TrainingState) -> bool:
+    return int(np.max(state.progress.epoch)) % validation.every == 0
+
+
+def _check_abstractly(chunk, state, validation) -> None:
+    """One evaluation without arithmetic of all that will run on the device."""
+    result = eqx.filter_eval_shape(_run, chunk, state)
+    described = isinstance(result, tuple) and len(result) == 2
+    if not described or not isinstance(result[1], StepInfo):
+        raise TypeError(
+            "`chunk` must map a `TrainingState` to the next one and a `StepInfo`, got "
+            f"{type(result).__name__}."
+        )
+    if validation is not None:
+        eqx.filter_eval_shape(_validate, validation, *result)
+
+
+class _Best(NamedTuple):
+    """The best state so far, of each member, and what it is judged by."""
+
+    loss: np.ndarray
+    state: TrainingState
+
+    @staticmethod
+    def before(state: TrainingState, validation: Validation | None) -> "_Best":
+        loss = np.full(state.step.shape, np.inf)
+        if validation is not None:
+            loss = np.array(state.progress.best_val_loss)
+        return _Best(loss, tree_copy(state))
+
+    def or_better(self, state, infos, validation) -> "_Best":
+        if validation is None:
+            loss = np.mean(infos.loss, axis=-1)
+        else:
+            loss = np.array(state.progress.best_val_loss)
+        better = loss < self.loss
+        if not better.any():
+            return self
+        best = _keep_better(jnp.asarray(better), state, self.state)
+        return _Best(np.where(better, loss, self.loss), best)
+
+
+@eqx.filter_jit
+def _keep_better(better, state: TrainingState, best: TrainingState) -> TrainingState:
+    finite = _each(tree_allfinite, state)(state.model)
+    return tree_where(better & finite, state, best)
+
+
+def _ending(
+    state: TrainingState,
+    validation: Validation | None,
+    received: Signals | None,
+    late: bool,
+    stop: bool,
+) -> RESULTS | None:
+    """Why the run ends here, if it does."""
+    if np.all(is_fatal(state.progress.result)):
+        return state.progress.result
+    if received is not None:
+        return RESULTS.interrupted
+    patience = math.inf if validation is None else validation.patience
+    if np.all(state.progress.plateau_count >= patience):
+        return RESULTS.plateaued
+    if late:
+        return RESULTS.time_budget_spent
+    return RESULTS.stopped if stop else None
+
+
+def _marked(
+    state: TrainingState, result: RESULTS, keep_fatal: bool = True
+) -> TrainingState:
+    """`state` with `result`, except for the members that failed on their own."""
+    own = state.progress.result
+    change = ~(is_fatal(own) & keep_fatal)
+    result = tree_where(change, result, own)
+    return eqx.tree_at(lambda s: s.progress.result, state, result)
+
+
+def _handed_back(
+    state: TrainingState, infos: StepInfo | None, throw: bool
+) -> TrainingState:
+    fatal = np.asarray(is_fatal(state.progress.result))
+    if fatal.all() and throw:
+        message = str(np.ravel(RESULTS[state.progress.result])[0])
+        if fatal.ndim == 0 and infos is not None:
+            report = fault_report(state, list(infos.terms))
+            message += f" Faults: {report}."
+        raise TrainingError(message, state)
+    if fatal.any():
+        _log.warning("Members %s failed; the others are sound.", np.flatnonzero(fatal))
+    return state

@@ -1,0 +1,83 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from ._custom_types import Scalar
+from ._misc import check_count
+from ._problem.base import AbstractProblem
+from ._state import StepInfo, TrainingState
+
+
+def training_loss(state: TrainingState, infos: StepInfo) -> Scalar:
+    """The mean loss over the steps of a chunk."""
+    del state
+    return jnp.mean(infos.loss)
+
+
+class HeldOut(eqx.Module):
+    """The loss of a problem, all weights one, on a batch that is not trained on."""
+
+    problem: AbstractProblem
+    batch: Any
+
+    def __call__(self, state: TrainingState, infos: StepInfo) -> Scalar:
+        del infos
+        key = state.key_for("loss")
+        terms, _ = self.problem.terms(state.model, self.batch, key)
+        return jnp.sum(jnp.stack(list(terms.values())))
+
+
+class Validation(eqx.Module):
+    """By which number a run is judged, and when it is no longer worth going on.
+
+    **Arguments:**
+
+    - `loss`: maps the state after a chunk and the infos of its steps to a scalar, the
+        lower the better: [`HeldOut`][]`(problem, batch)`, [`training_loss`][], or a
+        function of your own.
+    - `every`: how many chunks lie between two validations.
+    - `patience`: how many validations without improvement end the run.
+    - `min_delta`: what counts as improvement.
+    """
+
+    loss: Callable[[TrainingState, StepInfo], Scalar] = training_loss
+    every: int = eqx.field(static=True, default=1)
+    patience: float = eqx.field(static=True, default=math.inf)
+    min_delta: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        check_count("every", self.every)
+        if self.patience != math.inf:
+            check_count("patience", self.patience)
+        if not 0 <= self.min_delta < math.inf:
+            raise ValueError(f"`min_delta` must not be negative, got {self.min_delta!r}.")
+
+    def __call__(self, state: TrainingState, infos: StepInfo) -> TrainingState:
+        """`state`, with the loss and the plateau noted in its `progress`."""
+        return observe(state, self.loss(state, infos), min_delta=self.min_delta)
+
+
+def observe(
+    state: TrainingState, loss: Scalar, *, min_delta: float = 0.0
+) -> TrainingState:
+    """Notes a validation loss in the `progress` of `state`.
+
+    **Arguments:**
+
+    - `state`: after a chunk.
+    - `loss`: of its model. NaN is no improvement.
+    - `min_delta`: by how much it must lie below the best to count.
+    """
+    progress = state.progress
+    loss = loss.astype(progress.best_val_loss.dtype)
+    better = loss < progress.best_val_loss - min_delta
+    progress = replace(
+        progress,
+        best_val_loss=jnp.where(better, loss, progress.best_val_loss),
+        plateau_count=jnp.where(better, 0, progress.plateau_count + 1),
+    )
+    return replace(state, progress=progress)
