@@ -1,3 +1,7 @@
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
 from ._callback.base import AbstractCallback as AbstractCallback
 from ._callback.collect import Collect as Collect, join as join
 from ._callback.history import History as History
@@ -61,3 +65,33 @@ from ._validation import (
 from ._weighting.base import AbstractWeighting as AbstractWeighting
 from ._weighting.static import Static as Static
 from .geometry import AbstractDomain as AbstractDomain, Box as Box
+
+
+if TYPE_CHECKING:
+    from ._callback.checkpoint import Checkpoint as Checkpoint
+    from ._callback.tensorboard import TensorBoard as TensorBoard
+    from ._checkpoint import CheckpointError as CheckpointError, restore as restore
+
+
+__version__ = version("opifex")
+
+# Names that need an optional package: the file that has them, and the extra to install.
+_OPTIONAL = {
+    "Checkpoint": ("._callback.checkpoint", "checkpoint"),
+    "CheckpointError": ("._checkpoint", "checkpoint"),
+    "restore": ("._checkpoint", "checkpoint"),
+    "TensorBoard": ("._callback.tensorboard", "tensorboard"),
+}
+
+
+def __getattr__(name: str):
+    if name not in _OPTIONAL:
+        raise AttributeError(f"module 'opifex' has no attribute {name!r}")
+    file, extra = _OPTIONAL[name]
+    try:
+        return getattr(import_module(file, __name__), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"`opifex.{name}` needs the package {error.name!r}, which is not "
+            f"installed. Install it with: pip install 'opifex[{extra}]'"
+        ) from error

@@ -63,18 +63,24 @@ def ensemble(
     def many(arrays):
         if how == "vmap":
             return jax.vmap(one)(arrays)
-        return jax.lax.map(one, arrays, batch_size=batch_size if batch_size > 1 else None)
+        return jax.lax.map(
+            one, arrays, batch_size=batch_size if batch_size > 1 else None
+        )
 
     if len(devices) > 1:
         mesh = jax.make_mesh((len(devices),), ("members",), devices=devices)
         spec = PartitionSpec("members")
-        many = jax.shard_map(many, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        many = jax.shard_map(
+            many, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+        )
     results = many(arrays)
     return eqx.combine(results, statics[0])
 
 
 def _num_members(members: PyTree) -> int:
-    sizes = {jnp.shape(x)[:1] for x in jtu.tree_leaves(eqx.filter(members, eqx.is_array))}
+    sizes = {
+        jnp.shape(x)[:1] for x in jtu.tree_leaves(eqx.filter(members, eqx.is_array))
+    }
     if len(sizes) != 1 or sizes == {()}:
         raise ValueError(
             "The arrays of `members` must share one leading axis, got axes of "

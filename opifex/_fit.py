@@ -8,6 +8,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
 
 from ._callback.base import AbstractCallback, Watch
@@ -16,7 +17,7 @@ from ._misc import check_count, tree_allfinite, tree_copy, tree_where
 from ._recovery.base import fault_report
 from ._results import is_fatal, RESULTS
 from ._state import StepInfo, TrainingState
-from ._validation import Validation
+from ._validation import training_loss, Validation
 
 
 _log = logging.getLogger("opifex")
@@ -41,7 +42,7 @@ def fit(
     num_chunks: int,
     callbacks: Sequence[AbstractCallback] = (),
     validation: Validation | None = None,
-    time_budget: float = math.inf,
+    time_budget: int | float = math.inf,
     throw: bool = True,
 ) -> TrainingState:
     """Calls `chunk` again and again. The only function that talks to the host.
@@ -51,13 +52,14 @@ def fit(
 
     **Arguments:**
 
-    - `chunk`: a [`Recipe`][], or any function of your own that maps a state to the state
+    - `chunk`: a [`Recipe`][], or any function of your own that maps a state to that
         some steps later and their infos. It is compiled once and reused: a second `fit`
         with the same recipe and equal shapes compiles nothing.
     - `state`: where to begin. It is copied, and stays valid.
     - `num_chunks`: how many to run.
     - `callbacks`: progress, history, checkpoints, or your own.
-    - `validation`: judges the model; without one, the mean training loss of a chunk does.
+    - `validation`: judges the model; without one, the mean training loss of a chunk
+        does.
     - `time_budget`: seconds after which no further chunk is begun.
     - `throw`: whether to raise if no member of the run can go on.
 
@@ -92,14 +94,15 @@ def fit(
             # The arrays of `state` were given to the chunk that failed.
             state = best.state
             if isinstance(error, Exception):
-                message = f"A chunk failed with {type(error).__name__}: {error}"
+                message = (
+                    f"A chunk failed with {type(error).__name__}, see above. Nothing is "
+                    "lost: this error carries the best `state`; go on from there."
+                )
                 raise TrainingError(message, state) from error
             raise
         finally:
             watch.close(state)
-    if ending is None:
-        return state
-    return _handed_back(_marked(best.state, ending), infos, throw)
+    return _handed_back(state if ending is None else best.state, state, infos, throw)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -151,7 +154,7 @@ class _Best(NamedTuple):
 
     def or_better(self, state, infos, validation) -> "_Best":
         if validation is None:
-            loss = np.mean(infos.loss, axis=-1)
+            loss = np.asarray(training_loss(state, infos))
         else:
             loss = np.array(state.progress.best_val_loss)
         better = loss < self.loss
@@ -180,7 +183,7 @@ def _ending(
     if received is not None:
         return RESULTS.interrupted
     patience = math.inf if validation is None else validation.patience
-    if np.all(state.progress.plateau_count >= patience):
+    if np.all(np.asarray(state.progress.plateau_count) >= patience):
         return RESULTS.plateaued
     if late:
         return RESULTS.time_budget_spent
@@ -198,15 +201,22 @@ def _marked(
 
 
 def _handed_back(
-    state: TrainingState, infos: StepInfo | None, throw: bool
+    state: TrainingState, last: TrainingState, infos: StepInfo | None, throw: bool
 ) -> TrainingState:
-    fatal = np.asarray(is_fatal(state.progress.result))
+    """`state`, which may be an earlier one, with what became of the run in the end."""
+    state = eqx.tree_at(lambda s: s.progress.result, state, last.progress.result)
+    fatal = np.asarray(is_fatal(last.progress.result))
     if fatal.all() and throw:
-        message = str(np.ravel(RESULTS[state.progress.result])[0])
-        if fatal.ndim == 0 and infos is not None:
-            report = fault_report(state, list(infos.terms))
-            message += f" Faults: {report}."
-        raise TrainingError(message, state)
+        raise TrainingError(_obituary(last, infos), state)
     if fatal.any():
         _log.warning("Members %s failed; the others are sound.", np.flatnonzero(fatal))
     return state
+
+
+def _obituary(last: TrainingState, infos: StepInfo | None) -> str:
+    """The faults of the run, or of its first member, and the remedy."""
+    first = lambda x: x[0] if eqx.is_array(x) else x
+    member = jtu.tree_map(first, last) if last.step.ndim else last
+    report = fault_report(member, [] if infos is None else list(infos.terms))
+    faults = {name: value for name, value in report.items() if value}
+    return (f"Faults: {faults}. " if faults else "") + RESULTS[member.progress.result]

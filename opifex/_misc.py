@@ -60,7 +60,7 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def unknown_name(argument: str, name: str, known: Iterable[str]) -> str:
-    """The message for an unknown option: what was given, what is near, what there is."""
+    """The message for an unknown option: what was given, what is near, what exists."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

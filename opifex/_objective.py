@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Int, PyTree
 
 from ._custom_types import Count, Key, Scalar, Terms
+from ._misc import unknown_name
 from ._precision import Precision
 from ._problem.base import AbstractProblem, Aux
 from ._weighting.base import AbstractWeighting
@@ -81,12 +82,13 @@ class Objective(eqx.Module):
         # conjugate of the direction of steepest ascent.
         return value, seen, jtu.tree_map(lambda g: jnp.conj(g) / scale, grads)
 
-    def _evaluate(self, params, arrays, batch, key, shares) -> tuple[Scalar, Evaluation]:
+    def _evaluate(
+        self, params, arrays, batch, key, shares
+    ) -> tuple[Scalar, Evaluation]:
         rest = eqx.combine(arrays, self.rest)
         cast = self.precision.to_compute
         model = cast(eqx.combine(params, rest))
-        terms, aux = self.problem.terms(model, cast(batch), key)
-        _check_terms(self.problem, terms, aux)
+        terms, aux = checked_terms(self.problem, model, cast(batch), key)
         terms, metrics = self.precision.to_output((terms, aux.metrics))
         weights = self.weighting.weights(self.weighting_state, terms)
         weights = jax.lax.stop_gradient(weights)
@@ -123,7 +125,7 @@ class Objective(eqx.Module):
         def counts(i):
             model = eqx.combine(params, self.rest)
             key = jr.fold_in(self.key, i)
-            terms, aux = self.problem.terms(model, self._rows(i), key)
+            terms, aux = checked_terms(self.problem, model, self._rows(i), key)
             ones = {n: jnp.ones_like(v) for n, v in (terms | aux.metrics).items()}
             return ones | {n: c.astype(ones[n].dtype) for n, c in aux.counts.items()}
 
@@ -146,18 +148,33 @@ def _updated(rest: PyTree, model: PyTree) -> PyTree:
     return jtu.tree_map(take, rest, model, is_leaf=lambda x: x is None)
 
 
-def _check_terms(problem: AbstractProblem, terms: Any, aux: Any) -> None:
+def checked_terms(
+    problem: AbstractProblem, model: Any, batch: Any, key: Key
+) -> tuple[Terms, Aux]:
+    """`problem.terms`, unless they are no terms of a loss."""
     name = type(problem).__name__
-    if not isinstance(terms, dict) or not terms or not isinstance(aux, Aux):
-        raise TypeError(
-            f"`{name}.terms` must return a dictionary of scalars, not empty, and an "
-            f"`Aux`, got {type(terms).__name__} and {type(aux).__name__}."
-        )
-    for key, value in (terms | aux.metrics).items():
+    match problem.terms(model, batch, key):
+        case dict() as terms, Aux() as aux if terms:
+            pass
+        case other:
+            raise TypeError(
+                f"`{name}.terms` must return a dictionary of scalars, not empty, and "
+                f"an `Aux`, got {eqx.tree_pformat(other)}."
+            )
+    named = terms | aux.metrics
+    for term, value in named.items():
         real = eqx.is_array(value) and jnp.issubdtype(value.dtype, jnp.floating)
         if not real or value.shape != ():
-            got = f"{value.dtype} of shape {value.shape}" if eqx.is_array(value) else value
+            got = (
+                f"{value.dtype} of shape {value.shape}"
+                if eqx.is_array(value)
+                else value
+            )
             raise ValueError(
-                f"`{name}.terms` must give real scalars, got {got} for {key!r}. Take "
+                f"`{name}.terms` must give real scalars, got {got} for {term!r}. Take "
                 "the mean over points, of a real quantity."
             )
+    for term in aux.counts:
+        if term not in named:
+            raise ValueError(unknown_name("counts", term, named))
+    return terms, aux

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,15 @@ def is_small_vector(x: Array) -> bool:
 
 
 def pack(
-    tree: PyTree, select: Callable[[Array], bool] = is_small
+    tree: PyTree, select: Callable[[Any], bool] = is_small
 ) -> tuple[Packed, Callable[[Packed], PyTree]]:
     """Gathers the arrays of `tree` that `select` picks into one vector a dtype.
 
     **Returns:** the vectors and the other leaves, and the inverse, which takes vectors
     with further leading axes too.
     """
-    leaves, treedef = jtu.tree_flatten(tree)
+    # Plain numbers and the NumPy scalars of an enumeration are leaves too.
+    leaves, treedef = jtu.tree_flatten(jtu.tree_map(jnp.asarray, tree))
     places: dict[str, list[int]] = {}
     for i, leaf in enumerate(leaves):
         if select(leaf):

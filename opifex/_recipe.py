@@ -12,7 +12,7 @@ from ._optimizer.base import check_optimizer
 from ._precision import Precision
 from ._problem.base import AbstractProblem
 from ._recovery.backtrack import Backtrack
-from ._recovery.base import anchor, AbstractRecovery, recover
+from ._recovery.base import AbstractRecovery, anchor, recover
 from ._sampler.base import AbstractSampler, resample
 from ._scan import filter_scan
 from ._state import StepInfo, TrainingState
@@ -90,7 +90,6 @@ class Recipe(eqx.Module):
         state, infos = filter_scan(self.step, start, length=self.steps)
         state = anchor(self.recovery, start, state)
         return resample(self.sampler, self.problem, state), infos
-
 
     def _term_names(self, model, key) -> list[str]:
         def terms():

@@ -8,9 +8,7 @@ class RESULTS(eqx.Enumeration):
     successful = ""
     nonfinite_loss = "The loss was not finite; the step was not taken."
     nonfinite_gradient = "The gradient was not finite; the step was not taken."
-    spiked = (
-        "The gradient norm was far above its recent range; the step was not taken."
-    )
+    spiked = "The gradient norm was far above its recent range; the step was not taken."
     exploded = (
         "The loss exceeded the limits of `recovery`; the run went back to its anchor."
     )

@@ -74,7 +74,7 @@ def init(
         weighting_state=weighting.init(terms),
         recovery_state=recovery.init(model, opt_state, num_leaves),
         step_scale=jnp.ones((), jnp.result_type(float)),
-        clip_norm=jnp.full((), jnp.inf) if recovery.clips else None,
+        clip_norm=jnp.full((), jnp.inf, float) if recovery.clips else None,
         progress=Progress.start(),
         step=jnp.zeros((), jnp.int32),
         key=tree_copy(key),

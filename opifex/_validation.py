@@ -5,17 +5,24 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from ._custom_types import Scalar
 from ._misc import check_count
 from ._problem.base import AbstractProblem
+from ._results import RESULTS
 from ._state import StepInfo, TrainingState
 
 
-def training_loss(state: TrainingState, infos: StepInfo) -> Scalar:
-    """The mean loss over the steps of a chunk."""
-    del state
-    return jnp.mean(infos.loss)
+def training_loss(state: TrainingState, infos: StepInfo) -> Float[Array, "..."]:
+    """The mean loss over the steps of a chunk that were kept.
+
+    NaN if none was, or if the steps had to be shortened: then the run went back, and
+    what was measured before says nothing about `state`.
+    """
+    kept = infos.result == RESULTS.successful
+    went_back = state.step_scale < infos.step_scale[..., 0]
+    return jnp.where(went_back, jnp.nan, jnp.mean(infos.loss, axis=-1, where=kept))
 
 
 class HeldOut(eqx.Module):
@@ -46,15 +53,17 @@ class Validation(eqx.Module):
 
     loss: Callable[[TrainingState, StepInfo], Scalar] = training_loss
     every: int = eqx.field(static=True, default=1)
-    patience: float = eqx.field(static=True, default=math.inf)
-    min_delta: float = eqx.field(static=True, default=0.0)
+    patience: int | float = eqx.field(static=True, default=math.inf)
+    min_delta: int | float = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
         check_count("every", self.every)
         if self.patience != math.inf:
             check_count("patience", self.patience)
         if not 0 <= self.min_delta < math.inf:
-            raise ValueError(f"`min_delta` must not be negative, got {self.min_delta!r}.")
+            raise ValueError(
+                f"`min_delta` must not be negative, got {self.min_delta!r}."
+            )
 
     def __call__(self, state: TrainingState, infos: StepInfo) -> TrainingState:
         """`state`, with the loss and the plateau noted in its `progress`."""
@@ -62,7 +71,7 @@ class Validation(eqx.Module):
 
 
 def observe(
-    state: TrainingState, loss: Scalar, *, min_delta: float = 0.0
+    state: TrainingState, loss: Scalar, *, min_delta: int | float = 0.0
 ) -> TrainingState:
     """Notes a validation loss in the `progress` of `state`.
 

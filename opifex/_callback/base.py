@@ -49,7 +49,10 @@ class Watch:
     """Runs callbacks so that an error in one never costs the run."""
 
     def __init__(
-        self, callbacks: Sequence[AbstractCallback], state: TrainingState, num_chunks: int
+        self,
+        callbacks: Sequence[AbstractCallback],
+        state: TrainingState,
+        num_chunks: int,
     ):
         self._open: list[tuple[AbstractCallback, Any]] = []
         try:

@@ -42,7 +42,7 @@ class History(AbstractCallback[TextIO]):
         if self.path.suffix == ".jsonl":
             memory.writelines(json.dumps(row) + "\n" for row in rows)
         else:
-            writer = csv.DictWriter(memory, rows[0])
+            writer = csv.DictWriter(memory, rows[0], lineterminator="\n")
             if memory.tell() == 0:
                 writer.writeheader()
             writer.writerows(rows)

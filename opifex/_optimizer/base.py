@@ -8,6 +8,6 @@ def check_optimizer(argument: str, optim: Any) -> None:
     if isinstance(optim, optax.GradientTransformation):
         return
     raise TypeError(
-        f"`{argument}` must be an `optax.GradientTransformation`, got {optim!r} of type "
-        f"{type(optim).__name__}. Make one with, for instance, `optax.adam(1e-3)`."
+        f"`{argument}` must be an `optax.GradientTransformation`, got {optim!r} of "
+        f"type {type(optim).__name__}. Make one with, for instance, `optax.adam(1e-3)`."
     )

@@ -58,7 +58,7 @@ def phases(
 
             return run
 
-        current = jnp.sum(state.count >= jnp.array(starts)) - 1
+        current = jnp.sum(state.count >= jnp.array(starts, jnp.int32)) - 1
         branches = [phase(i) for i in range(len(plan))]
         updates, inner = jax.lax.switch(current, branches, state.inner)
         return updates, PhasesState(state.count + 1, inner)

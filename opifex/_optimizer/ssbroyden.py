@@ -60,9 +60,7 @@ def ssbroyden(
             )
         zeros, count = jnp.zeros_like(flat), jnp.zeros((), jnp.int32)
         identity = jnp.eye(flat.size, dtype=flat.dtype)
-        return SSBroydenState(
-            identity, zeros, zeros, zeros, count, search.init(params)
-        )
+        return SSBroydenState(identity, zeros, zeros, zeros, count, search.init(params))
 
     def update(grads, state, params=None, *, value, grad, value_fn, **_):
         flat, unravel = ravel_pytree(grads)
@@ -106,7 +104,8 @@ def _next_inverse(state, point, grad, value) -> tuple[Array, Count]:
 
 def _broyden(state: SSBroydenState, s, y) -> Float[Array, "n n"]:
     """One member of the self-scaled Broyden class; the letters are Urban et al.'s."""
-    inverse, n = state.inverse, s.size
+    # In one dimension `sigma` is one, and any power of it.
+    inverse, n = state.inverse, max(s.size, 2)
     hy = inverse @ y
     rho, yhy = 1 / (y @ s), y @ hy
     # The step is `alpha` times the direction -H g, so B s is `alpha` times -g.

@@ -16,6 +16,8 @@ from .base import AbstractRecovery, CAUSES, Faults
 
 
 _MIN_HEALTHY = 10
+# Spikes in a row that are put down to chance.
+_MAX_SPIKES = 3
 
 
 # Consecutive steps kept and not; ways back since the ground last moved; last resorts
@@ -72,7 +74,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
     - Every way back shortens the steps by `factor`, which compounds, and heals by the
       same factor after each `heal_after` healthy steps.
     - A gradient norm beyond `spike_factor` times its running quantile: the step is not
-      taken. If the next is as large, that is the new normal. With `clips` such a
+      taken. If three in a row were not, that is the new normal. With `clips` such a
       gradient is clipped instead.
     - When `max_attempts` ways back did not help, the parameters in which the fault
       showed are partly drawn anew, `max_reinits` times; then the run is given up.
@@ -143,7 +145,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         info = self._judge(state.record, info)
         kept = info.result == RESULTS.successful
         exploded = info.result == RESULTS.exploded
-        back = exploded | (~kept & (state.record.failures > 0))
+        spiked = info.result == RESULTS.spiked  # no fault of the model
+        back = exploded | (~kept & ~spiked & (state.record.failures > 0))
         # Kept, or back to the ground, or (skipped) where we were.
         model, opt_state = tree_where(
             kept,
@@ -173,13 +176,12 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         return after, replace(info, result=result)
 
     def _judge(self, record: _Record, info: StepInfo) -> StepInfo:
-        result = info.result
-        if not self.clips:
-            # Only the first of its kind: a second one is no accident.
-            spiked = (info.grad_norm > self._limit(record)) & (record.failures == 0)
-            result = _unless(result, spiked, RESULTS.spiked)
         limit = jnp.minimum(self.max_loss, self.max_rise * record.lowest)
-        result = _unless(result, info.loss > limit, RESULTS.exploded)
+        result = _unless(info.result, info.loss > limit, RESULTS.exploded)
+        if not self.clips:
+            large = info.grad_norm > self._limit(record)
+            spiked = large & (record.failures < _MAX_SPIKES)
+            result = _unless(result, spiked, RESULTS.spiked)
         return replace(info, result=result)
 
     def _limit(self, record: _Record) -> Scalar:
@@ -224,8 +226,10 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         log = jnp.log(jnp.where(use, norm, 1)).astype(old.dtype)
         up, down = 0.1 * self.spike_quantile, 0.1 * (self.spike_quantile - 1)
         new = old + jnp.where(log > old, up, down)
-        # The first, or the second in a row so large: begin there.
-        anew = (record.observed == 0) | ((norm > self._limit(record)) & (not self.clips))
+        # The first, or one too many in a row so large: begin there.
+        anew = (record.observed == 0) | (
+            (norm > self._limit(record)) & (not self.clips)
+        )
         new = jnp.where(anew, log, new)
         return jnp.where(use, new, old), record.observed + use.astype(jnp.int32)
 

@@ -109,8 +109,9 @@ class Faults(eqx.Module):
 
     counts: Int[Array, " causes"]
     first: Int[Array, "3"]
-    """The step of the first fault, the place of the term (among the sorted names) and of
-    the array (among the inexact ones of the model) in which it showed; -1 for none."""
+    """The step of the first fault, the place of the term (among the sorted names) and
+    of the array (among the inexact ones of the model) in which it showed; -1 for none.
+    """
 
     @staticmethod
     def none() -> "Faults":
@@ -124,7 +125,7 @@ class Faults(eqx.Module):
         return replace(self, counts=self.counts + hits.astype(jnp.int32))
 
     def record(self, step: Count, info: StepInfo, **happened: Flag) -> "Faults":
-        """Counts what `info.result` names and what happened, and notes the first fault."""
+        """Counts what `info.result` names and what happened; notes the first fault."""
         new = self.count(
             nonfinite_loss=info.result == RESULTS.nonfinite_loss,
             nonfinite_gradient=info.result == RESULTS.nonfinite_gradient,
@@ -150,9 +151,9 @@ def fault_report(state: TrainingState, terms: Sequence[str] = ()) -> dict[str, A
     - `state`: of a single run.
     - `terms`: the names of the terms of the loss, to name the first that failed.
 
-    **Returns:** how often each cause was met, and under `"first"` the step, the term and
-    the path of the array in which the first fault showed; empty if `recovery` keeps no
-    such record.
+    **Returns:** how often each cause was met, and under `"first"` the step, the term
+    and the path of the array in which the first fault showed; empty if `recovery` keeps
+    no such record.
     """
     is_faults = lambda x: isinstance(x, Faults)
     found = jtu.tree_leaves(state.recovery_state, is_leaf=is_faults)

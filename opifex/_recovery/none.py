@@ -9,7 +9,7 @@ from .base import AbstractRecovery
 class NoRecovery(AbstractRecovery[None]):
     """Takes every step, whatever it is. A NaN is reported, and is the end."""
 
-    clips: bool = eqx.field(static=True, default=False)
+    clips: bool = eqx.field(static=True, default=False, init=False)
 
     def init(self, model, opt_state, num_leaves):
         del model, opt_state, num_leaves

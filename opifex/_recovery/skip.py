@@ -24,7 +24,7 @@ class Skip(AbstractRecovery[_SkipState]):
     """
 
     max_attempts: int = 10
-    clips: bool = eqx.field(static=True, default=False)
+    clips: bool = eqx.field(static=True, default=False, init=False)
 
     def __check_init__(self):
         check_count("max_attempts", self.max_attempts)

@@ -11,7 +11,10 @@ from .._problem.supervised import Pairs
 from .base import AbstractSampler
 
 
-_ROUNDS = 4
+# A narrow network of few rounds favours some pairs of rows, and the narrowest of any:
+# both numbers are from a chi-square test of where two rows land.
+_ROUNDS = 8
+_NARROW = 64
 _GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: epochs lie far apart
 
 
@@ -64,7 +67,9 @@ class Minibatch(AbstractSampler[UInt32[Array, " rounds"], Pairs]):
     def batch(self, state, key, step):
         del key
         epoch, place = step // self.steps_per_epoch, step % self.steps_per_epoch
-        position = place * self.batch_size + jnp.arange(self.batch_size, dtype=jnp.int32)
+        position = place * self.batch_size + jnp.arange(
+            self.batch_size, dtype=jnp.int32
+        )
         ragged = self.num_rows % self.batch_size
         valid = position < self.num_rows if ragged else None
         # Filled up from the start: copies of real rows, in case the model minds.
@@ -87,7 +92,7 @@ def permute(
 
     Only the images asked for are computed, so a batch costs the same however large the
     data. A Feistel network permutes the smallest power of two that holds `size`; an
-    image outside is permuted again until it lies inside.
+    image outside is permuted again until it lies inside. Few rows are sorted by a hash.
 
     **Arguments:**
 
@@ -101,7 +106,11 @@ def permute(
         pseudorandom functions", SIAM Journal on Computing 17(2), 1988.
         J. Black and P. Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002.
     """
-    bits = max((size - 1).bit_length(), 2)
+    if size <= _NARROW:
+        rows = jnp.arange(size, dtype=jnp.uint32)
+        order = jnp.argsort(_mix(_mix(rows ^ salts[0]) ^ salts[1]))
+        return order[index].astype(index.dtype)
+    bits = (size - 1).bit_length()
     half = bits // 2
     low, high = jnp.uint32(2**half - 1), jnp.uint32(2 ** (bits - half) - 1)
 

@@ -69,7 +69,9 @@ class QuasiRandom(AbstractSampler[PointSets, PointSets]):
         self.num_points = num_points
         self.shift = shift
         self.unit = {
-            name: jnp.asarray(sequence(num_points[name], d.dim, seed + i), d.lower.dtype)
+            name: jnp.asarray(
+                sequence(num_points[name], d.dim, seed + i), d.lower.dtype
+            )
             for i, (name, d) in enumerate(sorted(domains.items()))
         }
 

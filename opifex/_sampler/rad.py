@@ -30,9 +30,7 @@ def rad_logits(
     return jnp.log(jnp.where(mean > 0, power / jnp.where(mean > 0, mean, 1), 1) + c)
 
 
-def choose(
-    logits: Float[Array, " n"], num: int, key: Key
-) -> Int[Array, " num"]:
+def choose(logits: Float[Array, " n"], num: int, key: Key) -> Int[Array, " num"]:
     """`num` distinct indices, drawn without replacement in proportion to `exp(logits)`.
 
     By Gumbel's top-k (Kool, van Hoof and Welling, "Stochastic beams and where to find
@@ -73,9 +71,7 @@ class RAD(AbstractSampler[PointSets, PointSets]):
         for name, count in self.num_candidates.items():
             if name not in self.domains:
                 raise ValueError(unknown_name("num_candidates", name, self.domains))
-            check_count(
-                f"num_candidates[{name!r}]", count, least=self.num_points[name]
-            )
+            check_count(f"num_candidates[{name!r}]", count, least=self.num_points[name])
         if not (math.isfinite(self.k) and self.k >= 0 and self.c >= 0):
             raise ValueError(
                 f"`k` and `c` must not be negative, got k={self.k!r}, c={self.c!r}."
@@ -96,7 +92,9 @@ class RAD(AbstractSampler[PointSets, PointSets]):
                 "`Uniform` or `QuasiRandom` instead."
             )
         new_key, choose_key = jr.split(key)
-        candidates = sample_each(self.domains, self.num_points | self.num_candidates, new_key)
+        candidates = sample_each(
+            self.domains, self.num_points | self.num_candidates, new_key
+        )
         residuals = problem.residuals(model, candidates)
         points = candidates
         for i, name in enumerate(sorted(self.num_candidates)):

@@ -24,7 +24,9 @@ class Static(AbstractWeighting[None]):
         for name in self.values:
             if name not in terms:
                 raise ValueError(unknown_name("weighting", name, terms))
-        return {n: jnp.asarray(self.values.get(n, 1.0), v.dtype) for n, v in terms.items()}
+        return {
+            n: jnp.asarray(self.values.get(n, 1.0), v.dtype) for n, v in terms.items()
+        }
 
     def update(self, state, terms):
         del terms

@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -16,7 +19,12 @@ class Box(AbstractDomain):
     lower: Float[Array, " dim"]
     upper: Float[Array, " dim"]
 
-    def __init__(self, lower: ArrayLike, upper: ArrayLike, dtype=None):
+    def __init__(
+        self,
+        lower: ArrayLike | Sequence[float],
+        upper: ArrayLike | Sequence[float],
+        dtype: Any = None,
+    ):
         """**Arguments:**
 
         - `lower`, `upper`: opposite corners, one number a coordinate.

@@ -1,0 +1,180 @@
+"""What `fit` costs over a bare scan, and what naive loops cost over `fit`.
+
+    python benchmarks/loop_overhead.py [--rounds 15] [--json FILE]
+
+Ratios of CPU times, interleaved, medians over rounds, compilation left out:
+
+- `burgers.fit_over_scan`: Burgers' equation, 2-64-64-64-64-1 tanh, 4096 points, Adam.
+- `small.fit_over_scan`: a 1-32-32-1 regression, 1024 rows in shuffled batches of 64.
+- `small.jit_loop_over_fit`: a Python loop over a jitted step that reads every loss.
+- `small.nnx_loop_over_fit`: the same with `nnx.jit` and `nnx.Optimizer`.
+
+`fit` runs with `Backtrack`, keeps the best state, and as history of every step the loss,
+its term and weight, the norm of the gradient and of each array of it, the length of the
+step and the verdict: 12 numbers in the small problem, 16 in Burgers'. The bare scan
+keeps the loss. All compute the same loss, in float32.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from _measure import median_ratios
+from flax import nnx
+
+import opifex as opx
+from opifex.zoo import Burgers, BurgersNet
+
+
+ROWS, BATCH, EPOCHS = 1024, 64, 100
+
+
+def fitted(recipe, model, num_chunks):
+    state = recipe.init(model, key=jr.key(0))
+
+    def run():
+        history = []
+        collect = opx.Collect(history.append)
+        end = opx.fit(recipe, state, num_chunks=num_chunks, callbacks=[collect])
+        return end, opx.join(history)
+
+    return run
+
+
+def updater(loss, optim):
+    """One step, as everybody writes it."""
+
+    def update(params, opt_state, batch):
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        updates, opt_state = optim.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    return update
+
+
+def burgers(rounds):
+    net = BurgersNet((2, 64, 64, 64, 64, 1), key=jr.key(0), dtype=jnp.float32)
+    points = {"interior": jr.uniform(jr.key(1), (4096, 2), jnp.float32)}
+    problem, optim = Burgers(), optax.adam(1e-3)
+
+    def loss(net, batch):
+        return jnp.mean(problem.residuals(net, batch)["interior"] ** 2)
+
+    update = updater(loss, optim)
+
+    @jax.jit
+    def scan(net, points):
+        def step(carry, _):
+            *carry, value = update(*carry, points)
+            return carry, value
+
+        return jax.lax.scan(step, [net, optim.init(net)], None, length=30)
+
+    recipe = opx.Recipe(problem, optim, opx.Fixed(points), steps=15)
+    runs = {
+        "scan": lambda: jax.block_until_ready(scan(net, points)),
+        "fit": fitted(recipe, net, 2),
+    }
+    return {"burgers.fit_over_scan": median_ratios(runs, "scan", rounds)["fit"]}
+
+
+def small(rounds):
+    x = jnp.linspace(-1, 1, ROWS, dtype=jnp.float32)[:, None]
+    y = jnp.sin(3 * x)
+    net = eqx.nn.MLP(1, 1, 32, 2, jnp.tanh, key=jr.key(0))
+    params, static = eqx.partition(net, eqx.is_inexact_array)
+    optim, per_epoch = optax.adam(1e-3), ROWS // BATCH
+
+    def loss(params, batch):
+        x, y = batch
+        return jnp.mean((jax.vmap(eqx.combine(params, static))(x) - y) ** 2)
+
+    update = updater(loss, optim)
+    jitted = jax.jit(update)
+
+    @jax.jit
+    def scan(params, x, y):
+        def epoch(carry, i):
+            order = jr.permutation(jr.fold_in(jr.key(0), i), ROWS)
+
+            def step(carry, rows):
+                *carry, value = update(*carry, (x[rows], y[rows]))
+                return carry, value
+
+            return jax.lax.scan(step, carry, order.reshape(per_epoch, BATCH))
+
+        return jax.lax.scan(epoch, [params, optim.init(params)], jnp.arange(EPOCHS))
+
+    def shuffled_batches():
+        # Rows are taken by NumPy, which is faster than one JAX array out of another.
+        order, host_x, host_y = np.random.default_rng(0), np.array(x), np.array(y)
+        for _ in range(EPOCHS):
+            for rows in order.permutation(ROWS).reshape(per_epoch, BATCH):
+                yield host_x[rows], host_y[rows]
+
+    def jit_loop():
+        carry, history = (params, optim.init(params)), []
+        for batch in shuffled_batches():
+            *carry, value = jitted(*carry, batch)
+            history.append(float(value))
+
+    def nnx_loop():
+        model = NNXNet(rngs=nnx.Rngs(0))
+        optimizer, history = nnx.Optimizer(model, optim, wrt=nnx.Param), []
+        for batch in shuffled_batches():
+            history.append(float(nnx_update(model, optimizer, batch)))
+
+    sampler = opx.Minibatch(x, y, BATCH)
+    recipe = opx.Recipe(opx.Supervised(), optim, sampler, steps=EPOCHS * per_epoch // 2)
+    runs = {
+        "scan": lambda: jax.block_until_ready(scan(params, x, y)),
+        "fit": fitted(recipe, net, 2),
+        "jit_loop": jit_loop,
+        "nnx_loop": nnx_loop,
+    }
+    ratios = median_ratios(runs, "scan", rounds)
+    return {
+        "small.fit_over_scan": ratios["fit"],
+        "small.jit_loop_over_fit": ratios["jit_loop"] / ratios["fit"],
+        "small.nnx_loop_over_fit": ratios["nnx_loop"] / ratios["fit"],
+    }
+
+
+class NNXNet(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(1, 32, rngs=rngs)
+        self.second = nnx.Linear(32, 32, rngs=rngs)
+        self.third = nnx.Linear(32, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.third(jnp.tanh(self.second(jnp.tanh(self.first(x)))))
+
+
+@nnx.jit
+def nnx_update(model, optimizer, batch):
+    x, y = batch
+    value, grads = nnx.value_and_grad(lambda m: jnp.mean((m(x) - y) ** 2))(model)
+    optimizer.update(model, grads)
+    return value
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    figures = burgers(options.rounds) | small(options.rounds)
+    for name, value in figures.items():
+        print(f"{name:28}{value:8.3f}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""`opifex train burgers`, `opifex list`, `opifex plot DIR`."""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ._misc import unknown_name
+from .zoo import BENCHMARKS, make_benchmark, OPTIMIZERS, SAMPLERS
+from .zoo.run import Config, run
+
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line.
+
+    **Returns:** 0 if done, 1 if training failed, 2 for bad arguments, 75 if the run was
+    interrupted or ran out of time and `--resume` will continue it.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
+        print(f"opifex: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("opifex", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = commands.add_parser("train", help="solve a problem")
+    train.set_defaults(command=_train)
+    train.add_argument("problem", help="a name that `opifex list` prints")
+    train.add_argument("--steps", type=int, help="how many steps of the optimizer")
+    train.add_argument("--seed", type=int, help="of every random number (0)")
+    train.add_argument("--ensemble", type=int, help="how many members, by seed (1)")
+    train.add_argument("--sampler", help="one of: " + ", ".join(SAMPLERS))
+    train.add_argument("--optimizer", help="one of: " + ", ".join(OPTIMIZERS))
+    train.add_argument("--dtype", help="float32 or float64")
+    train.add_argument("--out", type=Path, metavar="DIR", help="folder of the run")
+    train.add_argument("--resume", action="store_true", help="go on where it stopped")
+    train.add_argument("--time-budget", type=float, default=math.inf, metavar="S")
+    train.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    train.add_argument("--quiet", action="store_true", help="print nothing")
+    show = commands.add_parser("list", help="what there is to solve")
+    show.set_defaults(command=_list)
+    plot = commands.add_parser("plot", help="draw the figures of a run again")
+    plot.set_defaults(command=_plot)
+    plot.add_argument("folder", type=Path, metavar="DIR")
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    folder = _folder(options)
+    config = _config(options, folder)
+    jax.config.update("jax_enable_x64", config.dtype == "float64")
+    figures = run(
+        config,
+        folder,
+        resume=options.resume,
+        quiet=options.quiet,
+        time_budget=options.time_budget,
+    )
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    drawn = _draw(folder)
+    if not options.quiet:
+        _report(figures, folder, drawn)
+    if figures["result"] == "successful":
+        return 0
+    return EXIT_RESUMABLE if figures["resumable"] else EXIT_FAILED
+
+
+def _list(options: argparse.Namespace) -> int:
+    del options
+    for name in sorted(BENCHMARKS):
+        benchmark = make_benchmark(name)
+        print(f"{name:16}{benchmark.title}")
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    for path in _figures(options.folder):
+        print(path)
+    return 0
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """The folder that was asked for; else the last of this problem, or a new one."""
+    if options.out is not None:
+        if not options.resume and (options.out / "run.json").exists():
+            raise ValueError(
+                f"`--out` holds a run already: {str(options.out)!r}. Add --resume to "
+                "continue it, or name another folder."
+            )
+        return options.out
+    runs = Path("runs")
+    last = max(
+        (
+            int(p.name.rpartition("-")[2])
+            for p in runs.glob(f"{options.problem}-[0-9]*")
+        ),
+        default=0,
+    )
+    if options.resume and not last:
+        raise ValueError(f"`--resume`: there is no run of {options.problem} in runs/.")
+    return runs / f"{options.problem}-{last if options.resume else last + 1}"
+
+
+def _config(options: argparse.Namespace, folder: Path) -> Config:
+    """What was asked for, over what the run had before, over what suits the problem."""
+    benchmark = make_benchmark(options.problem)
+    values: dict[str, Any] = {
+        "problem": options.problem,
+        "steps": benchmark.steps,
+        "seed": 0,
+        "ensemble": 1,
+        "sampler": benchmark.sampler,
+        "optimizer": benchmark.optimizer,
+        "dtype": benchmark.dtype,
+    }
+    if options.resume:
+        values |= json.loads((folder / "run.json").read_text())["config"]
+    for field in dataclasses.fields(Config):
+        given = getattr(options, field.name)
+        if given is not None:
+            values[field.name] = given
+    if values["dtype"] not in ("float32", "float64"):
+        known = ("float32", "float64")
+        raise ValueError(unknown_name("--dtype", values["dtype"], known))
+    return Config(**values)
+
+
+def _draw(folder: Path) -> list[Path]:
+    try:
+        return _figures(folder)
+    except ModuleNotFoundError as error:
+        print(f"opifex: no figures: {error}", file=sys.stderr)
+        return []
+
+
+def _figures(folder: Path) -> list[Path]:
+    try:
+        from .zoo.plot import plot_run
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"figures need the package {error.name!r}, which is not installed. Install "
+            "it with: pip install 'opifex[plot]'"
+        ) from error
+    return plot_run(folder)
+
+
+def _report(figures: dict[str, Any], folder: Path, drawn: list[Path]) -> None:
+    print(
+        f"{figures['problem']}: {figures['result']} after {figures['steps']} steps, "
+        f"{figures['n_params']} parameters, {figures['dtype']}\n"
+        f"relative L2 error {figures['rel_l2']:.2e} "
+        f"(of the reference itself: {figures['reference_error']:.0e})\n"
+        f"{figures['cpu_s']:.0f} s of CPU time, {figures['wall_s']:.0f} s\n"
+        f"in {folder}: {', '.join(p.name for p in sorted(folder.iterdir()))}"
+    )
+    if figures["resumable"]:
+        print(f"to go on: opifex train {figures['problem']} --resume --out {folder}")

@@ -1,0 +1,14 @@
+from .base import Benchmark as Benchmark, Reference as Reference
+from .burgers import (
+    Burgers as Burgers,
+    burgers as burgers,
+    BurgersNet as BurgersNet,
+    cole_hopf as cole_hopf,
+)
+from .recipe import (
+    BENCHMARKS as BENCHMARKS,
+    make_benchmark as make_benchmark,
+    make_recipe as make_recipe,
+    OPTIMIZERS as OPTIMIZERS,
+    SAMPLERS as SAMPLERS,
+)

@@ -1,0 +1,98 @@
+"""The choices of the command line, by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.random as jr
+import optax
+
+from .._misc import unknown_name
+from .._optimizer.phases import phases
+from .._optimizer.ssbroyden import ssbroyden
+from .._recipe import Recipe
+from .._sampler.base import AbstractSampler
+from .._sampler.fixed import Fixed
+from .._sampler.quasi_random import halton, latin_hypercube, QuasiRandom, sobol
+from .._sampler.rad import RAD
+from .._sampler.uniform import sample_each, Uniform
+from .base import Benchmark
+from .burgers import burgers
+
+
+BENCHMARKS: dict[str, Callable[[Any], Benchmark]] = {"burgers": burgers}
+
+SAMPLERS: dict[str, Callable[[Benchmark, int], AbstractSampler]] = {
+    "rad": lambda b, seed: RAD(b.domains, b.num_points, b.num_candidates),
+    "uniform": lambda b, seed: Uniform(b.domains, b.num_points),
+    "fixed": lambda b, seed: Fixed(
+        sample_each(b.domains, b.num_points, jr.key(seed)),
+    ),
+    "sobol": lambda b, seed: _quasi_random(b, sobol, seed),
+    "halton": lambda b, seed: _quasi_random(b, halton, seed),
+    "latin-hypercube": lambda b, seed: _quasi_random(b, latin_hypercube, seed),
+}
+
+
+def _quasi_random(benchmark: Benchmark, sequence, seed: int) -> QuasiRandom:
+    return QuasiRandom(
+        benchmark.domains, benchmark.num_points, sequence=sequence, seed=seed
+    )
+
+
+def _decaying(steps: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(5e-3, steps)
+
+
+def _adam_then(optim: optax.GradientTransformation, steps: int):
+    first = min(500, steps)
+    return phases((optax.adam(5e-3), first), (optim, max(steps - first, 1)))
+
+
+OPTIMIZERS: dict[str, Callable[[int], optax.GradientTransformation]] = {
+    "adam": lambda steps: optax.adam(_decaying(steps)),
+    "adamw": lambda steps: optax.adamw(_decaying(steps)),
+    "sgd": lambda steps: optax.sgd(_decaying(steps), momentum=0.9),
+    "muon": lambda steps: optax.contrib.muon(_decaying(steps)),
+    "lbfgs": lambda steps: optax.lbfgs(memory_size=50),
+    "ssbroyden": lambda steps: ssbroyden(),
+    "adam+lbfgs": lambda steps: _adam_then(optax.lbfgs(memory_size=50), steps),
+    "adam+ssbroyden": lambda steps: _adam_then(ssbroyden(), steps),
+}
+
+
+def make_benchmark(name: str, dtype: Any = None) -> Benchmark:
+    """The benchmark of that name, its points in `dtype`."""
+    if name not in BENCHMARKS:
+        raise ValueError(unknown_name("problem", name, BENCHMARKS))
+    return BENCHMARKS[name](dtype)
+
+
+def make_recipe(
+    benchmark: Benchmark,
+    *,
+    sampler: str,
+    optimizer: str,
+    steps: int,
+    chunk: int,
+    seed: int,
+) -> Recipe:
+    """The recipe for `steps` steps in chunks of `chunk`.
+
+    **Arguments:**
+
+    - `benchmark`: what to solve.
+    - `sampler`, `optimizer`: names out of `SAMPLERS` and `OPTIMIZERS`.
+    - `steps`: how many the schedules are laid out for.
+    - `chunk`: how many lie between two resamplings.
+    - `seed`: of the points, where they are drawn once and for all.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(unknown_name("sampler", sampler, SAMPLERS))
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(unknown_name("optimizer", optimizer, OPTIMIZERS))
+    return Recipe(
+        benchmark.problem,
+        OPTIMIZERS[optimizer](steps),
+        SAMPLERS[sampler](benchmark, seed),
+        steps=chunk,
+    )
