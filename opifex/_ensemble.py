@@ -5,7 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import PyTree
 
 from ._misc import check_count, unknown_name
@@ -21,7 +21,7 @@ def ensemble(
     *,
     how: How = "auto",
     batch_size: int = 1,
-    devices: Sequence[jax.Device] = (),
+    devices: Sequence[Any] = (),
 ) -> PyTree:
     """Applies `run` to every member: to keys, to states, to anything stacked.
 
@@ -35,7 +35,8 @@ def ensemble(
         `"auto"` is `"map"` on a CPU, where small networks were measured to run about
         twice faster so, and `"vmap"` elsewhere. They agree to rounding.
     - `batch_size`: how many `"map"` runs in lockstep at a time.
-    - `devices`: shares the members out evenly among these, if there are several.
+    - `devices`: of JAX; the members are shared out evenly among them, if there are
+        several.
 
     **Returns:** the results, stacked.
     """
@@ -68,7 +69,9 @@ def ensemble(
         )
 
     if len(devices) > 1:
-        mesh = jax.make_mesh((len(devices),), ("members",), devices=devices)
+        # Of automatic axes: `members` need not be laid out over the devices yet.
+        auto = (AxisType.Auto,)
+        mesh = jax.make_mesh((len(devices),), ("members",), auto, devices=devices)
         spec = PartitionSpec("members")
         many = jax.shard_map(
             many, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
@@ -101,7 +104,7 @@ class Ensemble(eqx.Module):
     chunk: Callable
     how: How = eqx.field(static=True, default="auto")
     batch_size: int = eqx.field(static=True, default=1)
-    devices: tuple[jax.Device, ...] = eqx.field(static=True, default=())
+    devices: tuple[Any, ...] = eqx.field(static=True, default=())
 
     def __call__(self, states):
         return ensemble(

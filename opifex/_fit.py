@@ -101,7 +101,7 @@ def fit(
                 raise TrainingError(message, state) from error
             raise
         finally:
-            watch.close(state)
+            watch.close(_resumable(state, best.state))
     return _handed_back(state if ending is None else best.state, state, infos, throw)
 
 
@@ -198,6 +198,14 @@ def _marked(
     change = ~(is_fatal(own) & keep_fatal)
     result = tree_where(change, result, own)
     return eqx.tree_at(lambda s: s.progress.result, state, result)
+
+
+def _resumable(state: TrainingState, best: TrainingState) -> TrainingState:
+    """`state`, or `best` in its place if every member failed: a checkpoint of parameters
+    that are lost would be of no use."""
+    if not np.all(is_fatal(state.progress.result)):
+        return state
+    return eqx.tree_at(lambda s: s.progress.result, best, state.progress.result)
 
 
 def _handed_back(

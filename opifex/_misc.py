@@ -1,10 +1,11 @@
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
 from ._custom_types import Flag
@@ -67,7 +68,7 @@ def unknown_name(argument: str, name: str, known: Iterable[str]) -> str:
     return f"Unknown name {name!r} in `{argument}`.{hint} Known names are {known}."
 
 
-def check_count(argument: str, value: int, *, least: int = 1) -> None:
+def check_count(argument: str, value: Any, *, least: int = 1) -> None:
     """Raises unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(
@@ -81,7 +82,7 @@ def check_finite(argument: str, tree: PyTree) -> None:
         where = f"`{argument}{jtu.keystr(path)}`"
         if leaf.size == 0:
             raise ValueError(f"{where} is empty: its shape is {leaf.shape}.")
-        if isinstance(leaf, jax.core.Tracer) or not eqx.is_inexact_array_like(leaf):
+        if isinstance(leaf, Tracer) or not eqx.is_inexact_array_like(leaf):
             continue
         if not bool(jnp.all(jnp.isfinite(leaf))):
             bad = int(jnp.argmin(jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1)))

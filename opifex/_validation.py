@@ -82,7 +82,11 @@ def observe(
     - `min_delta`: by how much it must lie below the best to count.
     """
     progress = state.progress
-    loss = loss.astype(progress.best_val_loss.dtype)
+    if jnp.shape(loss) != jnp.shape(state.step):
+        raise ValueError(
+            f"`loss` must be a scalar, got one of shape {jnp.shape(loss)}. Take the mean."
+        )
+    loss = jnp.asarray(loss, progress.best_val_loss.dtype)
     better = loss < progress.best_val_loss - min_delta
     progress = replace(
         progress,

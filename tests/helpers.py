@@ -12,7 +12,7 @@ import opifex as opx
 
 
 class Poisson(opx.AbstractResidualProblem):
-    """-u'' = pi^2 sin(pi x) on (-1, 1), u = 0 at the ends: the solution is sin(pi x)."""
+    """-u'' = pi^2 sin(pi x) on (-1, 1), u = 0 at the ends; solved by sin(pi x)."""
 
     def residuals(self, model, batch):
         u = lambda x: model(x[None])[0]

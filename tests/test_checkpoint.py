@@ -11,7 +11,15 @@ import pytest
 
 import opifex as opx
 
-from .helpers import assert_same_bits, mlp, OPTIMIZERS, poisson, regression, SAMPLERS
+from .helpers import (
+    assert_same_bits,
+    bits,
+    mlp,
+    OPTIMIZERS,
+    poisson,
+    regression,
+    SAMPLERS,
+)
 
 
 CASES = {
@@ -134,3 +142,13 @@ def test_the_manifest_is_plain_json(key, tmp_path):
     manifest = json.loads((tmp_path / "10/manifest/metadata").read_text())
     assert manifest["step"] == 10
     assert [".step", "int32", []] in manifest["leaves"]
+
+
+def test_a_run_that_diverged_leaves_a_checkpoint_of_its_best_state(key, tmp_path):
+    recipe, model = regression(optim=optax.sgd(1e6), recovery=opx.NoRecovery())
+    state = recipe.init(model, key=key)
+    with pytest.raises(opx.TrainingError) as error:
+        opx.fit(recipe, state, num_chunks=5, callbacks=[opx.Checkpoint(tmp_path)])
+    restored = opx.restore(tmp_path, state)
+    assert restored.step >= error.value.state.step
+    assert all(np.isfinite(x).all() for x in bits(restored.model))

@@ -6,6 +6,7 @@ import numpy as np
 
 from .._checkpoint import Store
 from .._misc import check_count
+from .._results import is_fatal
 from .base import AbstractCallback
 
 
@@ -42,11 +43,13 @@ class Checkpoint(AbstractCallback[Store]):
 
     def on_chunk(self, memory, state, infos):
         del infos
-        if int(np.max(state.progress.epoch)) % self.every == 0:
+        due = int(np.max(state.progress.epoch)) % self.every == 0
+        # What diverged is nothing to resume from; `close` gets the best there was.
+        if due and not np.all(is_fatal(state.progress.result)):
             memory.save(state)
         return memory, False
 
     def close(self, memory, state):
-        if memory.latest != int(np.max(state.step)):
+        if memory.latest is None or memory.latest < int(np.max(state.step)):
             memory.save(state)
         memory.close()

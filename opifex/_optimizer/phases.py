@@ -40,11 +40,11 @@ def phases(
     optims = [optax.with_extra_args_support(optim) for optim, _ in plan]
     starts = [sum(steps for _, steps in plan[:i]) for i in range(len(plan))]
 
-    def init(params):
+    def init(params) -> Any:
         inner = tuple(optim.init(params) for optim in optims)
         return PhasesState(jnp.zeros((), jnp.int32), inner)
 
-    def update(grads, state, params=None, **extra):
+    def update(updates, state, params=None, **extra) -> tuple[Any, Any]:
         def phase(i):
             def run(inner):
                 mine = jax.lax.cond(
@@ -52,16 +52,16 @@ def phases(
                     lambda: _like(optims[i].init(params), inner[i]),
                     lambda: inner[i],
                 )
-                updates, mine = optims[i].update(grads, mine, params, **extra)
+                new, mine = optims[i].update(updates, mine, params, **extra)
                 rest = (*inner[:i], _like(mine, inner[i]), *inner[i + 1 :])
-                return _like(updates, grads), rest
+                return _like(new, updates), rest
 
             return run
 
         current = jnp.sum(state.count >= jnp.array(starts, jnp.int32)) - 1
         branches = [phase(i) for i in range(len(plan))]
-        updates, inner = jax.lax.switch(current, branches, state.inner)
-        return updates, PhasesState(state.count + 1, inner)
+        new, inner = jax.lax.switch(current, branches, state.inner)
+        return new, PhasesState(state.count + 1, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -51,7 +51,7 @@ def ssbroyden(
         max_linesearch_steps, initial_guess_strategy="one"
     )
 
-    def init(params) -> SSBroydenState:
+    def init(params) -> Any:
         flat = ravel_pytree(params)[0]
         if not jnp.issubdtype(flat.dtype, jnp.floating):
             raise ValueError(
@@ -62,21 +62,23 @@ def ssbroyden(
         identity = jnp.eye(flat.size, dtype=flat.dtype)
         return SSBroydenState(identity, zeros, zeros, zeros, count, search.init(params))
 
-    def update(grads, state, params=None, *, value, grad, value_fn, **_):
-        flat, unravel = ravel_pytree(grads)
+    def update(updates, state, params=None, **extra) -> tuple[Any, Any]:
+        value, grad, value_fn = _needed(extra)
+        flat, unravel = ravel_pytree(updates)
         point = ravel_pytree(params)[0]
-        inverse, updates = _next_inverse(state, point, flat, value)
+        inverse, count = _next_inverse(state, point, flat, value)
         direction = -(inverse @ flat)
         # No descent direction (rounding, or a loss that changed): begin again.
         good = (flat @ direction < 0) & jnp.all(jnp.isfinite(direction))
-        updates = jnp.where(good, updates, 0)
+        count = jnp.where(good, count, 0)
         inverse = jax.lax.cond(
             good, lambda h: h, lambda h: jnp.eye(*h.shape, dtype=h.dtype), inverse
         )
-        size = jnp.minimum(1, 1 / jnp.linalg.norm(flat))
-        direction = jnp.where(updates == 0, -size * flat, direction)
+        direction = jnp.where(count == 0, -flat, direction)
+        # Of the identity only the direction is to be trusted.
+        size = jnp.where(count == 0, jnp.minimum(1, 1 / jnp.linalg.norm(flat)), 1)
         step, search_state = search.update(
-            unravel(direction),
+            unravel(size * direction),
             state.search,
             params,
             value=value,
@@ -84,10 +86,21 @@ def ssbroyden(
             value_fn=value_fn,
         )
         return step, SSBroydenState(
-            inverse, point, flat, direction, updates, search_state
+            inverse, point, flat, direction, count, search_state
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _needed(extra: dict[str, Any]) -> tuple[Any, Any, Any]:
+    names = ("value", "grad", "value_fn")
+    missing = [name for name in names if name not in extra]
+    if missing:
+        raise TypeError(
+            f"`ssbroyden` searches along a line: its `update` needs {missing} besides, "
+            "as keyword arguments. `train_step` hands them over."
+        )
+    return extra["value"], extra["grad"], extra["value_fn"]
 
 
 def _next_inverse(state, point, grad, value) -> tuple[Array, Count]:
@@ -125,5 +138,5 @@ def _broyden(state: SSBroydenState, s, y) -> Float[Array, "n n"]:
     tau = jnp.where(state.updates == 0, h / sigma, tau)
     v = rho * s - hy / yhy
     phi = (1 - theta) / sigma
-    rank_one = hy[:, None] * (hy / yhy) - (phi * yhy) * v[:, None] * v
-    return (inverse - rank_one) / tau + s[:, None] * (rho * s)
+    change = jnp.outer(hy, hy / yhy) - jnp.outer(phi * yhy * v, v)
+    return (inverse - change) / tau + jnp.outer(s, rho * s)

@@ -160,7 +160,8 @@ def fault_report(state: TrainingState, terms: Sequence[str] = ()) -> dict[str, A
     faults = [x for x in found if is_faults(x)]
     if not faults:
         return {}
-    counts = dict(zip(CAUSES, faults[0].counts.tolist(), strict=True))
+    numbers = faults[0].counts.tolist()
+    counts: dict[str, Any] = dict(zip(CAUSES, numbers, strict=True))
     step, term, leaf = faults[0].first.tolist()
     if step < 0:
         return counts
