@@ -95,8 +95,8 @@ def fit(
             state = best.state
             if isinstance(error, Exception):
                 message = (
-                    f"A chunk failed with {type(error).__name__}, see above. Nothing is "
-                    "lost: this error carries the best `state`; go on from there."
+                    f"A chunk failed with {type(error).__name__}, see above. Nothing "
+                    "is lost: this error carries the best `state`; go on from there."
                 )
                 raise TrainingError(message, state) from error
             raise
@@ -201,8 +201,8 @@ def _marked(
 
 
 def _resumable(state: TrainingState, best: TrainingState) -> TrainingState:
-    """`state`, or `best` in its place if every member failed: a checkpoint of parameters
-    that are lost would be of no use."""
+    """`state`, or `best` in its place if every member failed: a checkpoint of lost
+    parameters would be of no use."""
     if not np.all(is_fatal(state.progress.result)):
         return state
     return eqx.tree_at(lambda s: s.progress.result, best, state.progress.result)

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
@@ -82,10 +83,12 @@ def check_finite(argument: str, tree: PyTree) -> None:
         where = f"`{argument}{jtu.keystr(path)}`"
         if leaf.size == 0:
             raise ValueError(f"{where} is empty: its shape is {leaf.shape}.")
-        if isinstance(leaf, Tracer) or not eqx.is_inexact_array_like(leaf):
+        if isinstance(leaf, Tracer) or not eqx.is_inexact_array(leaf):
             continue
-        if not bool(jnp.all(jnp.isfinite(leaf))):
-            bad = int(jnp.argmin(jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1)))
+        # By NumPy, which works on known arrays while JAX is tracing.
+        finite = np.isfinite(np.asarray(leaf).astype(complex))
+        if not finite.all():
+            bad = int(np.argmin(finite.reshape(leaf.shape[0], -1).all(1)))
             raise ValueError(
                 f"{where} holds NaN or an infinity, first in row {bad}. Remove such "
                 "rows, or give them a finite value, before training."

@@ -8,6 +8,7 @@ from jaxtyping import PyTree
 
 from ._custom_types import Key, Model
 from ._misc import check_count
+from ._objective import checked_terms
 from ._optimizer.base import check_optimizer
 from ._precision import Precision
 from ._problem.base import AbstractProblem
@@ -95,7 +96,7 @@ class Recipe(eqx.Module):
         def terms():
             state = self.sampler.init(key)
             batch = self.sampler.batch(state, key, jnp.zeros((), jnp.int32))
-            return self.problem.terms(model, batch, key)[0]
+            return checked_terms(self.problem, model, batch, key)[0]
 
         return sorted(eqx.filter_eval_shape(terms))
 

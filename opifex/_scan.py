@@ -3,6 +3,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from ._pack import is_small_vector, pack
@@ -30,6 +31,13 @@ def filter_scan(
 
     def body(packed, _):
         carry, out = step(eqx.combine(unpack(packed), static))
+        changed = eqx.filter(carry, eqx.is_array, inverse=True)
+        if jtu.tree_leaves(changed) != jtu.tree_leaves(static):
+            raise ValueError(
+                "`step` changed a leaf of the carry that is no array, from "
+                f"{jtu.tree_leaves(static)} to {jtu.tree_leaves(changed)}. Make what "
+                "changes an array."
+            )
         packed_out, unpack_out = pack(out)
         unpack_output[:] = [unpack_out]
         return pack(eqx.filter(carry, eqx.is_array), is_small_vector)[0], packed_out

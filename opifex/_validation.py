@@ -84,7 +84,7 @@ def observe(
     progress = state.progress
     if jnp.shape(loss) != jnp.shape(state.step):
         raise ValueError(
-            f"`loss` must be a scalar, got one of shape {jnp.shape(loss)}. Take the mean."
+            f"`loss` must be a scalar, got shape {jnp.shape(loss)}. Take the mean."
         )
     loss = jnp.asarray(loss, progress.best_val_loss.dtype)
     better = loss < progress.best_val_loss - min_delta

@@ -268,5 +268,9 @@ def test_ssbroyden_in_single_precision():
 def test_ssbroyden_says_what_it_cannot_do():
     with pytest.raises(ValueError, match="real parameters, got complex128"):
         opx.ssbroyden().init({"w": jnp.ones(3, complex)})
+    with pytest.raises(TypeError, match=r"\['value', 'value_fn'\]"):
+        params = {"w": jnp.ones(3)}
+        optim = opx.ssbroyden()
+        optim.update(params, optim.init(params), params, grad=params)
     with pytest.raises(ValueError, match="`max_linesearch_steps`.*0"):
         opx.ssbroyden(max_linesearch_steps=0)

@@ -7,7 +7,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from .._custom_types import Count
+from .._custom_types import Count, Scalar
 from .._misc import check_count
 
 
@@ -17,6 +17,7 @@ class SSBroydenState(eqx.Module):
     inverse: Float[Array, "n n"]
     point: Float[Array, " n"]
     grad: Float[Array, " n"]
+    value: Scalar
     direction: Float[Array, " n"]
     updates: Count  # of `inverse`, since it was last the identity
     search: Any
@@ -60,13 +61,16 @@ def ssbroyden(
             )
         zeros, count = jnp.zeros_like(flat), jnp.zeros((), jnp.int32)
         identity = jnp.eye(flat.size, dtype=flat.dtype)
-        return SSBroydenState(identity, zeros, zeros, zeros, count, search.init(params))
+        return SSBroydenState(
+            identity, zeros, zeros, zeros[0], zeros, count, search.init(params)
+        )
 
     def update(updates, state, params=None, **extra) -> tuple[Any, Any]:
         value, grad, value_fn = _needed(extra)
         flat, unravel = ravel_pytree(updates)
         point = ravel_pytree(params)[0]
-        inverse, count = _next_inverse(state, point, flat, value)
+        at = lambda point: value_fn(unravel(point))
+        inverse, count = _next_inverse(state, point, flat, value, at)
         direction = -(inverse @ flat)
         # No descent direction (rounding, or a loss that changed): begin again.
         good = (flat @ direction < 0) & jnp.all(jnp.isfinite(direction))
@@ -86,7 +90,7 @@ def ssbroyden(
             value_fn=value_fn,
         )
         return step, SSBroydenState(
-            inverse, point, flat, direction, count, search_state
+            inverse, point, flat, value, direction, count, search_state
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -103,12 +107,18 @@ def _needed(extra: dict[str, Any]) -> tuple[Any, Any, Any]:
     return extra["value"], extra["grad"], extra["value_fn"]
 
 
-def _next_inverse(state, point, grad, value) -> tuple[Array, Count]:
+def _next_inverse(state, point, grad, value, value_at) -> tuple[Array, Count]:
     s, y = point - state.point, grad - state.grad
     eps = jnp.finfo(s.dtype).eps
     curved = y @ s > eps * jnp.linalg.norm(s) * jnp.linalg.norm(y)
-    # The line search left its value at this very point: another one is another loss.
-    same = jnp.abs(value - state.search.value) <= jnp.sqrt(eps) * jnp.abs(value)
+    equal = lambda a, b: jnp.abs(a - b) <= jnp.sqrt(eps) * jnp.abs(b)
+    # The line search left its value at this very point. Another one is that of another
+    # loss, unless the step was shortened since: then the point before it tells.
+    same = jax.lax.cond(
+        equal(value, state.search.value),
+        lambda: jnp.array(True),
+        lambda: equal(value_at(state.point), state.value),
+    )
     # The state of `init` holds no point yet, and so has no direction.
     usable = curved & same & jnp.any(state.direction != 0)
     updated = lambda: (_broyden(state, s, y), state.updates + 1)

@@ -177,7 +177,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
 
     def _judge(self, record: _Record, info: StepInfo) -> StepInfo:
         limit = jnp.minimum(self.max_loss, self.max_rise * record.lowest)
-        result = _unless(info.result, info.loss > limit, RESULTS.exploded)
+        loss = info.loss.astype(limit.dtype)
+        result = _unless(info.result, loss > limit, RESULTS.exploded)
         if not self.clips:
             large = info.grad_norm > self._limit(record)
             spiked = large & (record.failures < _MAX_SPIKES)

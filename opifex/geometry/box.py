@@ -3,6 +3,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from .._misc import check_finite
@@ -43,7 +44,8 @@ class Box(AbstractDomain):
             )
         check_finite("lower", self.lower)
         check_finite("upper", self.upper)
-        if bool(jnp.any(self.lower > self.upper)):
+        traced = isinstance(self.lower, Tracer) or isinstance(self.upper, Tracer)
+        if not traced and np.any(np.asarray(self.lower) > np.asarray(self.upper)):
             raise ValueError(
                 f"`lower` must not exceed `upper`, got {self.lower} and {self.upper}."
             )
