@@ -10,9 +10,9 @@ Ratios of CPU times, interleaved, medians over rounds, compilation left out:
 - `small.nnx_loop_over_fit`: the same with `nnx.jit` and `nnx.Optimizer`.
 
 `fit` runs with `Backtrack`, keeps the best state, and as history of every step the
-loss, its term and weight, the norm of the gradient and of each array of it, the length of the
-step and the verdict: 12 numbers in the small problem, 16 in Burgers'. The bare scan
-keeps the loss. All compute the same loss, in float32.
+loss, its term and weight, the norm of the gradient and of each array of it, the length
+of the step and the verdict: 12 numbers in the small problem, 16 in Burgers'. The bare
+scan keeps the loss. All compute the same loss, in float32.
 """
 
 import argparse
