@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ def is_small(x: Array) -> bool:
 
 def is_small_vector(x: Array) -> bool:
     """The same of the biases of a network, and of their moments: no counters."""
-    return 2 < x.size and jnp.issubdtype(x.dtype, jnp.inexact) and is_small(x)
+    return 8 < x.size and jnp.issubdtype(x.dtype, jnp.inexact) and is_small(x)
 
 
 def pack(
@@ -32,12 +32,11 @@ def pack(
     # Plain numbers and the NumPy scalars of an enumeration are leaves too.
     leaves, treedef = jtu.tree_flatten(jtu.tree_map(jnp.asarray, tree))
     places: dict[str, list[int]] = {}
-    for i, leaf in enumerate(leaves):
-        if select(leaf):
-            places.setdefault(leaf.dtype.name, []).append(i)
+    for i in sorted(range(len(leaves)), key=lambda i: leaves[i].ndim):
+        if select(leaves[i]):
+            places.setdefault(leaves[i].dtype.name, []).append(i)
     vectors = {
-        name: jnp.concatenate([leaves[i].reshape(-1) for i in group])
-        for name, group in places.items()
+        name: _join([leaves[i] for i in group]) for name, group in places.items()
     }
     shapes = [jnp.shape(leaf) for leaf in leaves]
     small = {i for group in places.values() for i in group}
@@ -57,3 +56,19 @@ def pack(
         return jtu.tree_unflatten(treedef, filled)
 
     return (vectors, others), unpack
+
+
+def stack_scalars(scalars: Sequence[Array]) -> Array:
+    """`jnp.stack`, of scalars. Unlike a concatenation, XLA fuses this with what
+    computes them."""
+    index, vector = jnp.arange(len(scalars), dtype=jnp.int32), scalars[-1]
+    for i, scalar in reversed(list(enumerate(scalars[:-1]))):
+        vector = jnp.where(index == i, scalar, vector)
+    return jnp.broadcast_to(vector, index.shape)
+
+
+def _join(arrays: list[Array]) -> Array:
+    scalars = [x for x in arrays if x.ndim == 0]
+    parts = [stack_scalars(scalars)] if scalars else []
+    parts += [x.reshape(-1) for x in arrays if x.ndim]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)

@@ -65,6 +65,7 @@ def init(
     if not jtu.tree_leaves(params):
         raise ValueError("`model` has no array to train. See `trainable`.")
     opt_state = tree_copy(optim.init(params))
+    first = recovery.first_clip_norm
     num_leaves = len(jtu.tree_leaves(eqx.filter(model, eqx.is_inexact_array)))
     return TrainingState(
         model=model,
@@ -74,7 +75,7 @@ def init(
         weighting_state=weighting.init(terms),
         recovery_state=recovery.init(model, opt_state, num_leaves),
         step_scale=jnp.ones((), jnp.result_type(float)),
-        clip_norm=jnp.full((), jnp.inf, float) if recovery.clips else None,
+        clip_norm=None if first is None else jnp.full((), first, float),
         progress=Progress.start(),
         step=jnp.zeros((), jnp.int32),
         key=tree_copy(key),

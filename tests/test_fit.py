@@ -163,6 +163,19 @@ def test_no_chunk_changes_nothing():
     assert_same_bits(opx.fit(recipe, state, num_chunks=0), state)
 
 
+@pytest.fixture
+def signals():
+    """What Python does with signals unless told otherwise; a background job may not."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = (signal.default_int_handler, signal.SIG_DFL)
+    before = [signal.signal(*both) for both in zip(numbers, handlers, strict=True)]
+    yield
+    # Those that were there before `fit` are there after it.
+    assert tuple(map(signal.getsignal, numbers)) == handlers
+    for both in zip(numbers, before, strict=True):
+        signal.signal(*both)
+
+
 def kill(number, times=1):
     def send():
         for _ in range(times):
@@ -183,10 +196,10 @@ def kill(number, times=1):
         ("successful", 5, {}),
     ],
 )
+@pytest.mark.usefixtures("signals")
 def test_every_ending(ending, chunks, options):
     recipe, state = small()
     calls = []
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     state = opx.fit(
         recipe,
         state,
@@ -195,7 +208,6 @@ def test_every_ending(ending, chunks, options):
         validation=by_epoch(3, 1, 2, 2, 2, patience=options.get("patience", math.inf)),
         time_budget=options.get("time_budget", math.inf),
     )
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert calls == ["init", *range(1, chunks + 1), "close"]
     assert ended(state) == ending
     # The best state, if the run ended early.
@@ -204,15 +216,14 @@ def test_every_ending(ending, chunks, options):
     assert_same_bits(state.model, after(back).model)
 
 
+@pytest.mark.usefixtures("signals")
 def test_the_second_signal_is_not_caught():
     recipe, state = small()
     calls = []
-    before = signal.getsignal(signal.SIGINT)
     recorder = Recorder(calls, {2: kill(signal.SIGINT, times=2)})
     with pytest.raises(KeyboardInterrupt):
         opx.fit(recipe, state, num_chunks=5, callbacks=[recorder])
     assert calls == ["init", 1, 2, "close"]
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_outside_the_main_thread():
@@ -342,6 +353,9 @@ def test_early_stopping(table, rule):
         assert calls == ["init", *range(cut + 1, chunks + 1), "close"]
         assert second.progress.best_val_loss == best
         assert ended(second) == ended(whole)
+        # Who resumes where it was best already is handed back the start.
+        early = ended(whole) == "plateaued" and best_epoch <= cut
+        assert_same_bits(second.model, after(cut if early else best_epoch).model)
 
 
 def test_held_out_loss():

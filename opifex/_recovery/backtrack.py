@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._custom_types import Count, Flag, Key, Scalar
 from .._misc import check_count, squared, tree_allfinite, tree_copy, tree_where
+from .._pack import stack_scalars
 from .._results import RESULTS
 from .._state import StepInfo, TrainingState
 from .base import AbstractRecovery, CAUSES, Faults
@@ -23,8 +24,10 @@ _MAX_SPIKES = 3
 # Consecutive steps kept and not; ways back since the ground last moved; last resorts
 # taken; norms that entered the quantile.
 _COUNTERS = ("healthy", "failures", "attempts", "reinits", "observed")
-# The lowest loss of a kept step; the quantile of the logarithm of the gradient norm.
-_LEVELS = ("lowest", "norm_quantile")
+# The lowest loss of a kept step; the quantile of the logarithm of the gradient norm; the
+# norm beyond which a gradient is a spike. (Kept, though it follows from the quantile:
+# what decides about a step enters every array of the state, and must be cheap.)
+_LEVELS = ("lowest", "norm_quantile", "spike_norm")
 
 
 class _Record(eqx.Module):
@@ -50,8 +53,8 @@ class _Record(eqx.Module):
         value = lambda name: new.get(name, getattr(self, name))
         return replace(
             self,
-            counters=jnp.stack([value(name) for name in _COUNTERS]),
-            levels=jnp.stack([value(name) for name in _LEVELS]),
+            counters=stack_scalars([value(name) for name in _COUNTERS]),
+            levels=stack_scalars([value(name) for name in _LEVELS]),
             **arrays,
         )
 
@@ -135,10 +138,14 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         record = _Record(
             suspects=jnp.zeros(num_leaves, bool),
             counters=jnp.zeros(len(_COUNTERS), jnp.int32),
-            levels=jnp.array([jnp.inf, 0.0], jnp.result_type(float)),
+            levels=jnp.array([jnp.inf, 0.0, jnp.inf], jnp.result_type(float)),
             faults=Faults.none(),
         )
         return _BacktrackState(tree_copy((model, opt_state)), record)
+
+    @property
+    def first_clip_norm(self):
+        return self.max_grad_norm if self.clips else None
 
     def decide(self, before, proposed, info):
         state = before.recovery_state
@@ -153,14 +160,19 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             (proposed.model, proposed.opt_state),
             tree_where(back, state.ground, (before.model, before.opt_state)),
         )
-        # In a branch of its own: many scalars, and few of them concern a healthy step.
-        record, scale, clip_norm = jax.lax.cond(
+        record = self._counted(state.record, info, kept, back)
+        # In a branch of its own, because it concerns few steps.
+        suspects, faults = jax.lax.cond(
             kept,
-            self._kept,
-            self._not_kept,
-            (state.record, before.step_scale, before.clip_norm),
-            (before.step, replace(info, weights={}, metrics={}), back),
+            lambda: (record.suspects, record.faults),
+            lambda: _noted(record, before.step, info, back),
         )
+        record = replace(record, suspects=suspects, faults=faults)
+        clip_norm = before.clip_norm
+        if clip_norm is not None:
+            clipped = kept & (info.grad_norm > clip_norm)
+            record = replace(record, faults=record.faults.count(clipped=clipped))
+            clip_norm = jnp.minimum(self.max_grad_norm, record.spike_norm)
         lost = (record.attempts > self.max_attempts) & (
             record.reinits >= self.max_reinits
         )
@@ -170,7 +182,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             model=model,
             opt_state=opt_state,
             recovery_state=_BacktrackState(state.ground, record),
-            step_scale=scale,
+            step_scale=self._scale(before.step_scale, record.healthy, back),
             clip_norm=clip_norm,
         )
         return after, replace(info, result=result)
@@ -180,59 +192,44 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         loss = info.loss.astype(limit.dtype)
         result = _unless(info.result, loss > limit, RESULTS.exploded)
         if not self.clips:
-            large = info.grad_norm > self._limit(record)
+            large = info.grad_norm > record.spike_norm
             spiked = large & (record.failures < _MAX_SPIKES)
             result = _unless(result, spiked, RESULTS.spiked)
         return replace(info, result=result)
 
-    def _limit(self, record: _Record) -> Scalar:
-        limit = self.spike_factor * jnp.exp(record.norm_quantile)
-        return jnp.where(record.observed >= self.spike_after, limit, jnp.inf)
-
-    def _kept(self, carry, seen):
-        (record, scale, clip_norm), (_, info, _) = carry, seen
-        healthy = record.healthy + 1
-        heals = healthy % self.heal_after == 0
-        quantile, observed = self._follow(record, info.grad_norm)
-        clipped = clip_norm is not None and info.grad_norm > clip_norm
-        record = record.change(
-            healthy=healthy,
-            failures=jnp.zeros_like(record.failures),
-            lowest=jnp.minimum(record.lowest, info.loss.astype(record.lowest.dtype)),
-            norm_quantile=quantile,
-            observed=observed,
-            faults=record.faults.count(clipped=jnp.asarray(clipped)),
-        )
-        scale = jnp.where(heals, jnp.minimum(1.0, scale / self.factor), scale)
-        if self.clips:
-            clip_norm = jnp.minimum(self.max_grad_norm, self._limit(record))
-        return record, scale, clip_norm
-
-    def _not_kept(self, carry, seen):
-        (record, scale, clip_norm), (step, info, back) = carry, seen
-        begins = ~jnp.any(record.suspects)
-        bad = ~jnp.isfinite(info.leaf_norms)
-        record = record.change(
-            suspects=jnp.where(begins, bad, record.suspects),
-            healthy=jnp.zeros_like(record.healthy),
+    def _counted(
+        self, record: _Record, info: StepInfo, kept: Flag, back: Flag
+    ) -> _Record:
+        use = kept & (info.grad_norm > 0)
+        loss = info.loss.astype(record.lowest.dtype)
+        quantile = jnp.where(use, self._follow(record, info), record.norm_quantile)
+        observed = record.observed + use.astype(jnp.int32)
+        spike_norm = self.spike_factor * jnp.exp(quantile)
+        return record.change(
+            healthy=jnp.where(kept, record.healthy + 1, 0),
             # After a way back the model is the ground: it has not failed yet.
-            failures=jnp.where(back, 0, record.failures + 1),
+            failures=jnp.where(kept | back, 0, record.failures + 1),
             attempts=record.attempts + back.astype(jnp.int32),
-            faults=record.faults.record(step, info, skipped=~back, rolled_back=back),
+            lowest=jnp.where(kept, jnp.minimum(record.lowest, loss), record.lowest),
+            norm_quantile=quantile,
+            spike_norm=jnp.where(observed >= self.spike_after, spike_norm, jnp.inf),
+            observed=observed,
         )
-        return record, jnp.where(back, self.factor * scale, scale), clip_norm
 
-    def _follow(self, record: _Record, norm: Scalar) -> tuple[Scalar, Count]:
-        use, old = norm > 0, record.norm_quantile
-        log = jnp.log(jnp.where(use, norm, 1)).astype(old.dtype)
+    def _follow(self, record: _Record, info: StepInfo) -> Scalar:
+        """The quantile of the logarithm of the norm, moved by this norm."""
+        norm, old = info.grad_norm, record.norm_quantile
+        log = jnp.log(jnp.where(norm > 0, norm, 1)).astype(old.dtype)
         up, down = 0.1 * self.spike_quantile, 0.1 * (self.spike_quantile - 1)
-        new = old + jnp.where(log > old, up, down)
         # The first, or one too many in a row so large: begin there.
-        anew = (record.observed == 0) | (
-            (norm > self._limit(record)) & (not self.clips)
-        )
-        new = jnp.where(anew, log, new)
-        return jnp.where(use, new, old), record.observed + use.astype(jnp.int32)
+        large = (norm > record.spike_norm) & (not self.clips)
+        anew = (record.observed == 0) | large
+        return jnp.where(anew, log, old + jnp.where(log > old, up, down))
+
+    def _scale(self, scale: Scalar, healthy: Count, back: Flag) -> Scalar:
+        heals = (healthy > 0) & (healthy % self.heal_after == 0)
+        healed = jnp.where(heals, jnp.minimum(1.0, scale / self.factor), scale)
+        return jnp.where(back, self.factor * scale, healed)
 
     def anchor(self, start, end):
         before, record = start.recovery_state.record, end.recovery_state.record
@@ -268,6 +265,15 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             recovery_state=_BacktrackState(ground, record),
             step_scale=scale,
         )
+
+
+def _noted(
+    record: _Record, step: Count, info: StepInfo, back: Flag
+) -> tuple[Bool[Array, " leaves"], Faults]:
+    begins = ~jnp.any(record.suspects)
+    bad = ~jnp.isfinite(info.leaf_norms)
+    suspects = jnp.where(begins, bad, record.suspects)
+    return suspects, record.faults.record(step, info, skipped=~back, rolled_back=back)
 
 
 def _unless(result: RESULTS, flag: Flag, cause: RESULTS) -> RESULTS:

@@ -6,7 +6,6 @@ from typing import Any, Generic
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from equinox import AbstractVar
 from jaxtyping import Array, Bool, Int
 
 from .._custom_types import Count, Flag, Model, OptState, RecoveryState
@@ -20,15 +19,20 @@ class AbstractRecovery(eqx.Module, Generic[RecoveryState]):
     Everything is a `where`, for each member of an ensemble by itself; nothing raises.
     """
 
-    clips: AbstractVar[bool]
-    """Whether it sets `TrainingState.clip_norm`. Clipping makes every update wait for
-    the whole gradient, so it is compiled in only where it is wanted."""
-
     @abc.abstractmethod
     def init(self, model: Model, opt_state: OptState, num_leaves: int) -> RecoveryState:
         """The counters, and whatever must be remembered in order to go back.
 
         `num_leaves` is the number of inexact arrays of the model.
+        """
+
+    @property
+    @abc.abstractmethod
+    def first_clip_norm(self) -> float | None:
+        """The bound on the norm of the first gradient; `None` if it never clips.
+
+        Clipping makes every update wait for the whole gradient, so it is compiled in
+        only where it is wanted.
         """
 
     @abc.abstractmethod

@@ -1,7 +1,5 @@
 from dataclasses import replace
 
-import equinox as eqx
-
 from .._results import RESULTS
 from .base import AbstractRecovery
 
@@ -9,10 +7,12 @@ from .base import AbstractRecovery
 class NoRecovery(AbstractRecovery[None]):
     """Takes every step, whatever it is. A NaN is reported, and is the end."""
 
-    clips: bool = eqx.field(static=True, default=False, init=False)
-
     def init(self, model, opt_state, num_leaves):
         del model, opt_state, num_leaves
+
+    @property
+    def first_clip_norm(self):
+        return None
 
     def decide(self, before, proposed, info):
         del before

@@ -24,7 +24,6 @@ class Skip(AbstractRecovery[_SkipState]):
     """
 
     max_attempts: int = 10
-    clips: bool = eqx.field(static=True, default=False, init=False)
 
     def __check_init__(self):
         check_count("max_attempts", self.max_attempts)
@@ -32,6 +31,10 @@ class Skip(AbstractRecovery[_SkipState]):
     def init(self, model, opt_state, num_leaves):
         del model, opt_state, num_leaves
         return _SkipState(jnp.zeros((), jnp.int32), Faults.none())
+
+    @property
+    def first_clip_norm(self):
+        return None
 
     def decide(self, before, proposed, info):
         state = before.recovery_state
