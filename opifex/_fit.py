@@ -1,9 +1,10 @@
+import functools
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from signal import Signals
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -73,13 +74,14 @@ def fit(
         raise ValueError(f"`time_budget` must be positive, got {time_budget!r}.")
     state = _marked(tree_copy(state), RESULTS.successful, keep_fatal=False)
     _check_abstractly(chunk, state, validation)
+    run = _compiled(jax.default_backend())
     deadline = time.monotonic() + time_budget
     best, ending, infos = _Best.before(state, validation), None, None
     with Interrupts() as interrupts:
         watch = Watch(callbacks, state, num_chunks)
         try:
             for _ in range(num_chunks):
-                state, infos = _run(chunk, state)
+                state, infos = run(chunk, state)
                 if validation is not None and _is_due(validation, state):
                     state = _validate(validation, state, infos)
                 infos = jax.device_get(infos)
@@ -105,9 +107,34 @@ def fit(
     return _handed_back(state if ending is None else best.state, state, infos, throw)
 
 
-@eqx.filter_jit(donate="all-except-first")
-def _run(chunk: Chunk, state: TrainingState) -> tuple[TrainingState, StepInfo]:
+# Traced once, for the abstract evaluation and for the compiled function alike.
+@eqx.filter_jit
+def _traced(chunk: Chunk, state: TrainingState) -> tuple[TrainingState, StepInfo]:
     return chunk(state)
+
+
+@functools.cache
+def _compiled(backend: str) -> Callable:
+    options: dict[str, Any] = {"donate": "all-except-first"}
+    if backend == "cpu" and _is_known(_IN_MEMORY_ORDER):
+        # Donation saves nothing there, and undoes this.
+        options = {"donate": "none", "compiler_options": _IN_MEMORY_ORDER}
+    # A function of its own, because options are for the outermost only.
+    return eqx.filter_jit(lambda chunk, state: _traced(chunk, state), **options)
+
+
+# XLA's other order on a CPU makes many operations ready at once and shares them out
+# over threads, which doubles the CPU time of small networks and hardly saves any.
+_IN_MEMORY_ORDER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def _is_known(options: dict[str, str]) -> bool:
+    """Whether this XLA has such options; they come and go with its versions."""
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 @eqx.filter_jit
@@ -128,7 +155,7 @@ def _is_due(validation: Validation, state: TrainingState) -> bool:
 
 def _check_abstractly(chunk, state, validation) -> None:
     """One evaluation without arithmetic of all that will run on the device."""
-    result = eqx.filter_eval_shape(_run, chunk, state)
+    result = eqx.filter_eval_shape(_traced, chunk, state)
     described = isinstance(result, tuple) and len(result) == 2
     if not described or not isinstance(result[1], StepInfo):
         raise TypeError(

@@ -374,7 +374,7 @@ def expected(recovery, chunks):
     """The rules of `Backtrack` in plain Python."""
     r, inf = recovery, math.inf
     model = ground = quantile = 0.0
-    scale, lowest, limit, clip_norm = 1.0, inf, inf, inf
+    scale, lowest, limit, clip_norm = 1.0, inf, inf, r.max_grad_norm
     healthy = failures = attempts = reinits = observed = 0
     counts = Counter()
     for chunk in chunks:
@@ -460,6 +460,7 @@ def test_backtrack_follows_its_rules(clips):
     met = Counter()
     for seed in range(8):
         chunks, state = random_chunks(seed), begin(recovery)
+        assert state.clip_norm == (recovery.max_grad_norm if clips else None)
         rules_of = expected(recovery, chunks.tolist())
         for chunk, rules in zip(chunks, rules_of, strict=True):
             steps, model, ground, counts, clip_norm = rules

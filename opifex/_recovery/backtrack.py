@@ -24,9 +24,9 @@ _MAX_SPIKES = 3
 # Consecutive steps kept and not; ways back since the ground last moved; last resorts
 # taken; norms that entered the quantile.
 _COUNTERS = ("healthy", "failures", "attempts", "reinits", "observed")
-# The lowest loss of a kept step; the quantile of the logarithm of the gradient norm; the
-# norm beyond which a gradient is a spike. (Kept, though it follows from the quantile:
-# what decides about a step enters every array of the state, and must be cheap.)
+# The lowest loss of a kept step; the quantile of the logarithm of the gradient norm;
+# the norm beyond which a gradient is a spike. (Kept, though it follows from the
+# quantile: what decides about a step enters every array of the state, so be it cheap.)
 _LEVELS = ("lowest", "norm_quantile", "spike_norm")
 
 
