@@ -80,14 +80,14 @@ def fit(
     with Interrupts() as interrupts:
         watch = Watch(callbacks, state, num_chunks)
         try:
-            for _ in range(num_chunks):
+            for left in reversed(range(num_chunks)):
                 state, infos = run(chunk, state)
                 if validation is not None and _is_due(validation, state):
                     state = _validate(validation, state, infos)
                 infos = jax.device_get(infos)
                 best = best.or_better(state, infos, validation)
-                stop = watch.on_chunk(state, infos)
-                late = time.monotonic() >= deadline
+                stop = watch.on_chunk(state, infos) and left > 0
+                late = time.monotonic() >= deadline and left > 0
                 ending = _ending(state, validation, interrupts.received, late, stop)
                 if ending is not None:
                     state = _marked(state, ending)

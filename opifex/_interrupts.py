@@ -17,6 +17,8 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # a background job is to be left alone
                 self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax
 import pytest
 
@@ -10,3 +11,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Frees what a module compiled: every program holds memory maps, of which Linux
+    allows a process 65530; past that, XLA crashed while compiling the next."""
+    yield
+    jax.clear_caches()
+    eqx.clear_caches()
