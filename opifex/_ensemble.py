@@ -32,8 +32,8 @@ def ensemble(
     - `run`: any pure function of one member.
     - `members`: a pytree whose arrays all have a leading axis of members.
     - `how`: `"vmap"` runs them in lockstep, `"map"` one after the other in one program;
-        `"auto"` is `"map"` on a CPU, where small networks were measured to run about
-        twice faster so, and `"vmap"` elsewhere. They agree to rounding.
+        `"auto"` is `"map"` on a CPU, where lockstep gains nothing and spoils the
+        cache, and `"vmap"` elsewhere. They agree to rounding.
     - `batch_size`: how many `"map"` runs in lockstep at a time.
     - `devices`: of JAX; the members are shared out evenly among them, if there are
         several.
