@@ -70,7 +70,7 @@ class QuasiRandom(AbstractSampler[PointSets, PointSets]):
         self.shift = shift
         self.unit = {
             name: jnp.asarray(
-                sequence(num_points[name], d.dim, seed + i), d.lower.dtype
+                sequence(*d.unit_shape(num_points[name]), seed + i), d.lower.dtype
             )
             for i, (name, d) in enumerate(sorted(domains.items()))
         }
@@ -91,7 +91,7 @@ class QuasiRandom(AbstractSampler[PointSets, PointSets]):
         for i, (name, domain) in enumerate(sorted(self.domains.items())):
             unit = self.unit[name]
             if self.shift:
-                by = jr.uniform(jr.fold_in(key, i), (1, domain.dim), unit.dtype)
+                by = jr.uniform(jr.fold_in(key, i), (1, unit.shape[1]), unit.dtype)
                 unit = (unit + by) % 1.0
-            points[name] = domain.from_unit(unit)
+            points[name] = domain.from_unit(unit, self.num_points[name])
         return points
