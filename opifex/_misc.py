@@ -13,6 +13,12 @@ from ._custom_types import Flag
 from ._pack import pack
 
 
+class Frozen(eqx.Module):
+    """Something inside a model that is never trained, whatever arrays it holds."""
+
+    value: Any
+
+
 def tree_where(pred: Bool[Array, "..."], true: PyTree, false: PyTree) -> PyTree:
     """`jnp.where` over the array leaves of two trees of one structure.
 

@@ -2,23 +2,26 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
 from ._custom_types import Key, Model
 from ._misc import check_count
-from ._objective import checked_terms
+from ._objective import term_shapes
 from ._optimizer.base import check_optimizer
 from ._precision import Precision
 from ._problem.base import AbstractProblem
 from ._recovery.backtrack import Backtrack
 from ._recovery.base import AbstractRecovery, anchor, recover
 from ._sampler.base import AbstractSampler, resample
+from ._sampler.fixed import Fixed
+from ._sampler.quasi_random import QuasiRandom
 from ._scan import filter_scan
 from ._state import StepInfo, TrainingState
 from ._step import check_key, init, train_step, trainable
-from ._weighting.base import AbstractWeighting
+from ._weighting.base import AbstractWeighting, check_needs, Needs
 from ._weighting.static import Static
 
 
@@ -54,6 +57,8 @@ class Recipe(eqx.Module):
         check_optimizer("optim", self.optim)
         check_count("accumulate", self.accumulate)
         check_count("steps", self.steps)
+        check_needs(self.weighting, self.problem)
+        _check_points(self.weighting, self.sampler)
 
     def init(self, model: Model, *, key: Key) -> TrainingState[Model]:
         """The state before the first step. See [`init`][]."""
@@ -64,7 +69,7 @@ class Recipe(eqx.Module):
             self.recovery,
             model,
             weighting=self.weighting,
-            terms=self._term_names(model, key),
+            terms=self._term_shapes(model, key),
             trainable=self.trainable,
             key=key,
         )
@@ -92,13 +97,27 @@ class Recipe(eqx.Module):
         state = anchor(self.recovery, start, state)
         return resample(self.sampler, self.problem, state), infos
 
-    def _term_names(self, model, key) -> list[str]:
+    def _term_shapes(self, model, key) -> dict[str, jax.ShapeDtypeStruct]:
         def terms():
             state = self.sampler.init(key)
             batch = self.sampler.batch(state, key, jnp.zeros((), jnp.int32))
-            return checked_terms(self.problem, model, batch, key)[0]
+            return term_shapes(self.problem, self.weighting, model, batch, key)
 
-        return sorted(eqx.filter_eval_shape(terms))
+        return dict(sorted(eqx.filter_eval_shape(terms).items()))
+
+
+def _check_points(weighting: AbstractWeighting, sampler: AbstractSampler) -> None:
+    """Raises if `weighting` remembers single points and `sampler` replaces them."""
+    if Needs.FIXED_POINTS not in weighting.needs:
+        return
+    still = isinstance(sampler, QuasiRandom) and not sampler.shift
+    if not still and not isinstance(sampler, Fixed):
+        raise ValueError(
+            f"`weighting` is `{type(weighting).__name__}`, which needs "
+            f"{Needs.FIXED_POINTS.value}, but `sampler` is "
+            f"`{type(sampler).__name__}`. Use `Fixed(points)`, or a weighting that "
+            "keeps nothing for single points."
+        )
 
 
 _KINDS = {

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ._custom_types import Key, Model, Scalar
-from ._misc import check_count, safe_sqrt, squared, tree_copy
+from ._misc import check_count, Frozen, safe_sqrt, squared, tree_copy
 from ._objective import Objective
 from ._optimizer.base import check_optimizer
 from ._precision import Precision
@@ -20,17 +20,17 @@ from ._recovery.base import AbstractRecovery
 from ._results import RESULTS
 from ._sampler.base import AbstractSampler
 from ._state import Progress, StepInfo, TrainingState
-from ._weighting.base import AbstractWeighting
+from ._weighting.base import AbstractWeighting, check_needs, Observed, renew
 from ._weighting.static import Static
 
 
 def trainable(model: PyTree) -> PyTree[bool]:
     """What is trained unless said otherwise: every real or complex array that is not
-    inside an `eqx.nn.State`, where Equinox keeps its buffers.
+    inside an `eqx.nn.State`, where Equinox keeps its buffers, or a [`Frozen`][].
 
     **Returns:** a pytree of the structure of `model`, or a prefix of it.
     """
-    is_buffers = lambda x: isinstance(x, eqx.nn.State)
+    is_buffers = lambda x: isinstance(x, eqx.nn.State | Frozen)
     train = lambda x: not is_buffers(x) and eqx.is_inexact_array(x)
     return jtu.tree_map(train, model, is_leaf=is_buffers)
 
@@ -42,7 +42,7 @@ def init(
     model: Model,
     *,
     weighting: AbstractWeighting = Static(),
-    terms: Sequence[str] = (),
+    terms: Sequence[str] | Mapping[str, int | jax.ShapeDtypeStruct] = (),
     trainable: Callable[[Any], PyTree[bool]] = trainable,
     key: Key,
 ) -> TrainingState[Model]:
@@ -53,7 +53,9 @@ def init(
     - `optim`: an optax optimizer.
     - `sampler`, `recovery`, `weighting`: as will be used in the loop.
     - `model`: any pytree. Its buffers are copied.
-    - `terms`: the names of the terms of the loss, for weightings that ask for them.
+    - `terms`: the names of the terms of the loss, for weightings that ask for them; for
+        weightings of points a dictionary, with the number of points of each term (or
+        the shape and dtype of its residuals, if they are not default floats).
     - `trainable`: maps the model to a pytree of booleans (or a prefix of one): which
         arrays are trained. The others are carried along.
     - `key`: a typed key, from `jax.random.key`. All randomness derives from it.
@@ -72,7 +74,7 @@ def init(
         opt_state=opt_state,
         # Step 0 of its own purpose: a key of the state, as every other.
         sampler_state=tree_copy(sampler.init(jr.fold_in(jr.fold_in(key, 0), 0))),
-        weighting_state=weighting.init(terms),
+        weighting_state=tree_copy(weighting.init(_shapes(terms))),
         recovery_state=recovery.init(model, opt_state, num_leaves),
         step_scale=jnp.ones((), jnp.result_type(float)),
         clip_norm=None if first is None else jnp.full((), first, float),
@@ -113,6 +115,7 @@ def train_step(
     **Returns:** the proposed state, and what was seen on the way, at `state.model`.
     """
     check_count("accumulate", accumulate)
+    check_needs(weighting, problem)
     params, rest = eqx.partition(state.model, trainable(state.model))
     key = state.key_for("loss")
     objective = Objective(
@@ -127,6 +130,8 @@ def train_step(
         remat,
     )
     value, seen, grads = objective.value_and_grad(params)
+    # From here on the weights of points stand still, for a line search too.
+    objective = objective.settled(seen)
     norms, norm = _norms(state.model, grads)
     if state.clip_norm is not None:
         grads = _clip(grads, norm, state.clip_norm)
@@ -138,23 +143,46 @@ def train_step(
         )
     updates = jtu.tree_map(lambda u: state.step_scale.astype(u.dtype) * u, updates)
     model = eqx.combine(eqx.apply_updates(params, updates), seen.rest, rest)
+    observed = Observed(
+        step=state.step,
+        terms=seen.terms,
+        residuals=seen.residuals or {},
+        batch=batch,
+        key=key,
+        term_gradients=lambda: objective.term_gradients(params, seen.terms),
+        point_gradients=lambda n: objective.point_gradients(params, n),
+    )
+    weighting_state = renew(weighting, state.weighting_state, observed)
     proposed = replace(
         state,
         model=model,
         opt_state=opt_state,
-        weighting_state=weighting.update(state.weighting_state, seen.terms),
+        weighting_state=weighting_state,
         step=state.step + 1,
     )
     return proposed, StepInfo(
         loss=value,
         terms=seen.terms,
         weights=seen.weights,
-        metrics=seen.metrics,
+        metrics=seen.metrics | weighting.metrics(weighting_state),
         leaf_norms=norms,
         grad_norm=norm,
         step_scale=state.step_scale,
         result=_verdict(value, norm),
     )
+
+
+def _shapes(
+    terms: Sequence[str] | Mapping[str, int | jax.ShapeDtypeStruct],
+) -> dict[str, jax.ShapeDtypeStruct]:
+    def shape(name):
+        given = terms[name] if isinstance(terms, Mapping) else ()
+        if isinstance(given, jax.ShapeDtypeStruct):
+            return given
+        dims = (given,) if isinstance(given, int) else given
+        return jax.ShapeDtypeStruct(dims, jnp.result_type(float))
+
+    return {name: shape(name) for name in terms}
 
 
 def check_key(key: Any) -> None:

@@ -9,6 +9,18 @@ import numpy as np
 import optax
 
 import opifex as opx
+from opifex._weighting.annealing import LearningRateAnnealing
+from opifex._weighting.augmented_lagrangian import AugmentedLagrangian
+from opifex._weighting.causal import Causal
+from opifex._weighting.grad_norm import GradNorm
+from opifex._weighting.grad_norm_balance import GradNormBalance
+from opifex._weighting.ntk import NTK
+from opifex._weighting.product import Product
+from opifex._weighting.relobralo import ReLoBRaLo
+from opifex._weighting.residual_attention import ResidualAttention
+from opifex._weighting.scheduled import Scheduled
+from opifex._weighting.self_adaptive import SelfAdaptive
+from opifex._weighting.soft_adapt import SoftAdapt
 
 
 class Poisson(opx.AbstractResidualProblem):
@@ -50,6 +62,22 @@ RECOVERIES = {
 WEIGHTINGS = {
     "ones": lambda: opx.Static(),
     "static": lambda: opx.Static({"boundary": 10.0}),
+    "scheduled": lambda: Scheduled({"boundary": optax.linear_schedule(1.0, 10.0, 20)}),
+    "grad_norm_balance": lambda: GradNormBalance(every=4),
+    "annealing": lambda: LearningRateAnnealing("interior", every=4),
+    "grad_norm": lambda: GradNorm(every=2),
+    "ntk": lambda: NTK(max_points=3, every=8),
+    "relobralo": lambda: ReLoBRaLo(lookback=0.5),
+    "soft_adapt": lambda: SoftAdapt(normalized=True, loss_weighted=True, every=2),
+    "causal": lambda: Causal(("interior",), 0, (-1.0, 1.0), num_chunks=4, eps=1e-3),
+    "self_adaptive": lambda: SelfAdaptive(),
+    "residual_attention": lambda: ResidualAttention(("interior",)),
+    "augmented_lagrangian": lambda: AugmentedLagrangian(("boundary",), every=5),
+    "product": lambda: Product(
+        Causal(("interior",), 0, (-1.0, 1.0), num_chunks=4, eps=(1e-3, 1e-2)),
+        GradNormBalance(every=4),
+        opx.Static({"boundary": 2.0}),
+    ),
 }
 OPTIMIZERS = {
     "adam": lambda: optax.adam(1e-3),

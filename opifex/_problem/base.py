@@ -65,9 +65,32 @@ class AbstractResidualProblem(AbstractProblem[Model, dict[str, Array]]):
         share a set. Real or complex.
         """
 
-    def terms(self, model, batch, key):
+    def stochastic_residuals(
+        self, model: Model, batch: dict[str, Array], key: Key
+    ) -> dict[str, Inexact[Array, " _points"]]:
+        """The residuals that are trained on: estimates of `residuals` that may draw
+        random numbers (to estimate an operator, ...); the same unless said otherwise.
+        """
         del key
-        residuals = self.residuals(model, batch)
-        terms = {name: jnp.mean(squared(r)) for name, r in residuals.items()}
-        counts = {name: jnp.array(r.size) for name, r in residuals.items()}
-        return terms, Aux(counts=counts)
+        return self.residuals(model, batch)
+
+    def terms(self, model, batch, key):
+        return mean_squares(self.stochastic_residuals(model, batch, key))
+
+
+def check_vectors(residuals: dict[str, Array]) -> None:
+    """Raises unless each of some residuals is one number a point."""
+    for name, r in residuals.items():
+        if r.ndim != 1:
+            raise ValueError(
+                "`residuals` must give one real or complex number a point, of shape "
+                f"`(points,)`, got shape {r.shape} for {name!r}. Take its column."
+            )
+
+
+def mean_squares(residuals: dict[str, Inexact[Array, " _points"]]) -> tuple[Terms, Aux]:
+    """The terms that follow from residuals, with the numbers of their points."""
+    check_vectors(residuals)
+    terms = {name: jnp.mean(squared(r)) for name, r in residuals.items()}
+    counts = {name: jnp.array(r.size) for name, r in residuals.items()}
+    return terms, Aux(counts=counts)

@@ -1,9 +1,11 @@
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
-from .._misc import unknown_name
-from .base import AbstractWeighting
+from .base import AbstractWeighting, Needs
+from .named import check_names
 
 
 class Static(AbstractWeighting[None]):
@@ -16,18 +18,19 @@ class Static(AbstractWeighting[None]):
 
     values: dict[str, ScalarLike] = eqx.field(default_factory=dict)
 
-    def init(self, names):
-        del names
+    needs: ClassVar[frozenset[Needs]] = frozenset()
+    every: ClassVar[int] = 1
+
+    def init(self, terms):
+        del terms
 
     def weights(self, state, terms):
         del state
-        for name in self.values:
-            if name not in terms:
-                raise ValueError(unknown_name("weighting", name, terms))
+        check_names(self.values, terms)
         return {
             n: jnp.asarray(self.values.get(n, 1.0), v.dtype) for n, v in terms.items()
         }
 
-    def update(self, state, terms):
-        del terms
+    def update(self, state, observed):
+        del observed
         return state
