@@ -29,7 +29,8 @@ from _measure import median_ratios
 from flax import nnx
 
 import opifex as opx
-from opifex.zoo import Burgers, BurgersNet
+from opifex.neural import MLP
+from opifex.zoo import make_benchmark
 
 
 # The naive loops run fewer epochs, and are compared by the step.
@@ -60,26 +61,30 @@ def updater(loss, optim):
 
 
 def burgers(rounds):
-    net = BurgersNet((2, 64, 64, 64, 64, 1), key=jr.key(0), dtype=jnp.float32)
+    problem, optim = make_benchmark("burgers", jnp.float32).problem, optax.adam(1e-3)
+    sizes = (problem.features, 64, 64, 64, 64, 1)
+    net = problem.impose(MLP(sizes, key=jr.key(0), dtype=jnp.float32))
     points = {"interior": jr.uniform(jr.key(1), (4096, 2), jnp.float32)}
-    problem, optim = Burgers(), optax.adam(1e-3)
 
-    def loss(net, batch):
+    params, static = eqx.partition(net, opx.trainable(net))
+
+    def loss(params, batch):
+        net = eqx.combine(params, static)
         return jnp.mean(problem.residuals(net, batch)["interior"] ** 2)
 
     update = updater(loss, optim)
 
     @jax.jit
-    def scan(net, points):
+    def scan(params, points):
         def step(carry, _):
             *carry, value = update(*carry, points)
             return carry, value
 
-        return jax.lax.scan(step, [net, optim.init(net)], None, length=60)
+        return jax.lax.scan(step, [params, optim.init(params)], None, length=60)
 
     recipe = opx.Recipe(problem, optim, opx.Fixed(points), steps=15)
     runs = {
-        "scan": lambda: jax.block_until_ready(scan(net, points)),
+        "scan": lambda: jax.block_until_ready(scan(params, points)),
         "fit": fitted(recipe, net, 4),
     }
     return {"burgers.fit_over_scan": median_ratios(runs, "scan", rounds)["fit"]}

@@ -16,6 +16,27 @@ from ._problem.base import (
     AbstractResidualProblem as AbstractResidualProblem,
     Aux as Aux,
 )
+from ._problem.coefficients import (
+    AbstractCoefficient as AbstractCoefficient,
+    Bounded as Bounded,
+    Free as Free,
+    Inverse as Inverse,
+    Positive as Positive,
+    separately as separately,
+)
+from ._problem.conditions import (
+    AbstractCondition as AbstractCondition,
+    Dirichlet as Dirichlet,
+    Initial as Initial,
+    Measured as Measured,
+    Neumann as Neumann,
+    Periodic as Periodic,
+    Robin as Robin,
+)
+from ._problem.conservation import Conserved as Conserved
+from ._problem.exact import Constrained as Constrained
+from ._problem.pde import PDE as PDE
+from ._problem.physics_informed import PhysicsInformed as PhysicsInformed
 from ._problem.supervised import (
     batched as batched,
     huber as huber,
@@ -62,9 +83,47 @@ from ._validation import (
     training_loss as training_loss,
     Validation as Validation,
 )
-from ._weighting.base import AbstractWeighting as AbstractWeighting
+from ._weighting.annealing import LearningRateAnnealing as LearningRateAnnealing
+from ._weighting.augmented_lagrangian import AugmentedLagrangian as AugmentedLagrangian
+from ._weighting.base import (
+    AbstractWeighting as AbstractWeighting,
+    Needs as Needs,
+    Observed as Observed,
+    Pointwise as Pointwise,
+)
+from ._weighting.causal import Causal as Causal
+from ._weighting.grad_norm import GradNorm as GradNorm
+from ._weighting.grad_norm_balance import GradNormBalance as GradNormBalance
+from ._weighting.ntk import NTK as NTK
+from ._weighting.product import Product as Product
+from ._weighting.relobralo import ReLoBRaLo as ReLoBRaLo
+from ._weighting.residual_attention import ResidualAttention as ResidualAttention
+from ._weighting.scheduled import Scheduled as Scheduled
+from ._weighting.self_adaptive import SelfAdaptive as SelfAdaptive
+from ._weighting.soft_adapt import SoftAdapt as SoftAdapt
 from ._weighting.static import Static as Static
-from .geometry import AbstractDomain as AbstractDomain, Box as Box
+from .derivatives import (
+    AbstractDerivatives as AbstractDerivatives,
+    Field as Field,
+    Residual as Residual,
+    residual as residual,
+    STDE as STDE,
+    Taylor as Taylor,
+)
+from .geometry import (
+    AbstractDomain as AbstractDomain,
+    Ball as Ball,
+    Box as Box,
+    Difference as Difference,
+    Disc as Disc,
+    Ellipsoid as Ellipsoid,
+    Intersection as Intersection,
+    Interval as Interval,
+    Polygon as Polygon,
+    TimeProduct as TimeProduct,
+    TriangleMesh as TriangleMesh,
+    Union as Union,
+)
 
 
 if TYPE_CHECKING:

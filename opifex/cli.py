@@ -73,9 +73,9 @@ def _train(options: argparse.Namespace) -> int:
     )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    drawn = _draw(folder)
+    _draw(folder)
     if not options.quiet:
-        _report(figures, folder, drawn)
+        _report(figures, folder)
     if figures["result"] == "successful":
         return 0
     return EXIT_RESUMABLE if figures["resumable"] else EXIT_FAILED
@@ -160,12 +160,23 @@ def _figures(folder: Path) -> list[Path]:
     return plot_run(folder)
 
 
-def _report(figures: dict[str, Any], folder: Path, drawn: list[Path]) -> None:
+def _report(figures: dict[str, Any], folder: Path) -> None:
+    floor = "; at its floor" if figures["at_reference_floor"] else ""
     print(
         f"{figures['problem']}: {figures['result']} after {figures['steps']} steps, "
         f"{figures['n_params']} parameters, {figures['dtype']}\n"
         f"relative L2 error {figures['rel_l2']:.2e} "
-        f"(of the reference itself: {figures['reference_error']:.0e})\n"
+        f"(of the reference itself: {figures['reference_error']:.0e}{floor})"
+    )
+    for name, found in figures.get("coefficients", {}).items():
+        print(
+            f"{name} = {found['value']:.6g} +- {found['error_bar']:.2g} "
+            f"(truth: {found['truth']:.6g})"
+        )
+    if "trust" in figures:  # which warns by itself
+        ratio = figures["trust"]["residual_ratio"]
+        print(f"residual at fresh points {ratio:.2g} times that at the trained ones")
+    print(
         f"{figures['cpu_s']:.0f} s of CPU time, {figures['wall_s']:.0f} s\n"
         f"in {folder}: {', '.join(p.name for p in sorted(folder.iterdir()))}"
     )

@@ -29,6 +29,7 @@ def test_train_writes_what_it_promises_and_resumes_to_the_same_bits(tmp_path):
     figures = json.loads((tmp_path / "a.json").read_text())
     assert set(KEYS) <= figures.keys()
     assert figures["result"] == "successful" and figures["steps"] == 500
+    assert 0 < figures["trust"]["residual_ratio"] < 10
     assert figures["rel_l2"] < 0.6 and figures["reference_error"] < 1e-12
     run = tmp_path / "whole"
     for name in ("solution.png", "history.png", "history.csv", "checkpoints"):
@@ -115,6 +116,34 @@ def test_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *arguments, "--quiet"]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_report_says_what_is_at_the_floor_and_what_was_found(tmp_path, capsys):
+    from opifex.cli import _report
+
+    figures = {
+        "problem": "burgers-inverse",
+        "result": "successful",
+        "steps": 3,
+        "n_params": 9,
+        "dtype": "float64",
+        "rel_l2": 1e-3,
+        "reference_error": 2e-4,
+        "at_reference_floor": True,
+        "coefficients": {"nu": {"value": 0.51, "truth": 0.5, "error_bar": 0.02}},
+        "trust": {"residual_ratio": 1.23},
+        "cpu_s": 1.0,
+        "wall_s": 1.0,
+        "resumable": False,
+    }
+    _report(figures, tmp_path)
+    shown = capsys.readouterr().out
+    assert "1.00e-03 (of the reference itself: 2e-04; at its floor)" in shown
+    assert "nu = 0.51 +- 0.02 (truth: 0.5)" in shown
+    assert "residual at fresh points 1.2 times" in shown
+    _report(figures | {"at_reference_floor": False, "resumable": True}, tmp_path)
+    shown = capsys.readouterr().out
+    assert "2e-04)" in shown and "train burgers-inverse --resume" in shown
 
 
 def test_list(capsys):

@@ -16,14 +16,14 @@ LAYERS = (
     "derivatives geometry",
     "_problem",
     "_sampler _weighting _recovery _optimizer _transfer _precision",
-    "_objective",
+    "_objective _trust",
     "_step _recipe",
     "_callback _checkpoint _interrupts _validation _ensemble _fit _cascade",
     "neural zoo quantum",
     "cli __main__",
     "nnx core training optimization",
 )
-OPTIONAL = {"flax", "matplotlib", "orbax", "tensorboardX"}
+OPTIONAL = {"flax", "folx", "matplotlib", "orbax", "tensorboardX"}
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer.split()}
 ROOT = pathlib.Path(opifex.__file__).parent
 FILES = {

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from .._custom_types import Key
 from .._misc import check_count, squared, unknown_name
-from .._problem.base import AbstractResidualProblem
+from .._problem.base import AbstractResidualProblem, check_vectors
 from ..geometry.base import AbstractDomain
 from .base import AbstractSampler, check_domains, PointSets
 from .uniform import sample_each
@@ -96,6 +96,7 @@ class RAD(AbstractSampler[PointSets, PointSets]):
             self.domains, self.num_points | self.num_candidates, new_key
         )
         residuals = problem.residuals(model, candidates)
+        check_vectors(residuals)
         points = candidates
         for i, name in enumerate(sorted(self.num_candidates)):
             logits = rad_logits(_density(residuals, name), k=self.k, c=self.c)

@@ -1,10 +1,4 @@
 from .base import Benchmark as Benchmark, Reference as Reference
-from .burgers import (
-    Burgers as Burgers,
-    burgers as burgers,
-    BurgersNet as BurgersNet,
-    cole_hopf as cole_hopf,
-)
 from .recipe import (
     BENCHMARKS as BENCHMARKS,
     make_benchmark as make_benchmark,
@@ -12,3 +6,4 @@ from .recipe import (
     OPTIMIZERS as OPTIMIZERS,
     SAMPLERS as SAMPLERS,
 )
+from .references import cole_hopf as cole_hopf

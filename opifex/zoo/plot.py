@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from .panels import draw_field
+
 
 def plot_run(folder: Path) -> list[Path]:
     """Draws `solution.png` and `history.png` in the folder of a run, over its files."""
@@ -21,33 +23,12 @@ def plot_run(folder: Path) -> list[Path]:
 
 
 def _solution(data: dict[str, np.ndarray], path: Path) -> Path:
-    """Prediction, reference and error over the first two coordinates."""
-    prediction, reference = data["prediction"], data["reference"]
-    error = np.abs(prediction - reference)
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
-    limit = np.abs(reference).max()
-    titles = ("prediction, and the next points", "reference", "|error|")
-    for axis, values, title in zip(
-        axes, (prediction, reference, error), titles, strict=True
-    ):
-        signed = values is not error
-        image = axis.pcolormesh(
-            data["axis1"],
-            data["axis0"],
-            values,
-            cmap="RdBu_r" if signed else "magma",
-            vmin=-limit if signed else 0,
-            vmax=limit if signed else None,
-            rasterized=True,
-        )
-        axis.set_title(title)
-        axis.set_xlabel(str(data["names"][1]))
-        figure.colorbar(image, ax=axis)
-    axes[0].set_ylabel(str(data["names"][0]))
-    if "points" in data:
-        points = data["points"]
-        axes[0].plot(points[:, 1], points[:, 0], "k.", markersize=1, alpha=0.5)
+    """One row a field."""
+    fields = [str(name) for name in data["fields"]]
+    figure = Figure(figsize=(13, 3.6 * len(fields)), layout="constrained")
+    rows = figure.subplots(len(fields), 3, squeeze=False)
+    for row, name in zip(rows, fields, strict=True):
+        draw_field(list(row), name, data)
     figure.savefig(path, dpi=130)
     return path
 

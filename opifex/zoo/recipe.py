@@ -16,10 +16,29 @@ from .._sampler.quasi_random import halton, latin_hypercube, QuasiRandom, sobol
 from .._sampler.rad import RAD
 from .._sampler.uniform import sample_each, Uniform
 from .base import Benchmark
-from .burgers import burgers
+from .problems import elliptic, evolution, flow, heat, inverse, many_dims, transport
 
 
-BENCHMARKS: dict[str, Callable[[Any], Benchmark]] = {"burgers": burgers}
+# By name; each gives the benchmark with its points in a dtype.
+BENCHMARKS: dict[str, Callable[[Any], Benchmark]] = {
+    "advection": transport.advection,
+    "allen-cahn": evolution.allen_cahn,
+    "burgers": transport.burgers,
+    "burgers-inverse": inverse.burgers_inverse,
+    "diffusion": evolution.diffusion,
+    "diffusion-reaction-inverse": inverse.diffusion_reaction_inverse,
+    "heat": heat.heat,
+    "helmholtz": elliptic.helmholtz,
+    "kdv": transport.kdv,
+    "kovasznay": flow.kovasznay,
+    "poisson": elliptic.poisson,
+    "poisson-10d": many_dims.poisson_10d,
+    "poisson-disc": elliptic.poisson_disc,
+    "poisson-l-shape": elliptic.poisson_l_shape,
+    "taylor-green": flow.taylor_green,
+    "two-body-100d": many_dims.two_body_100d,
+    "wave": evolution.wave,
+}
 
 SAMPLERS: dict[str, Callable[[Benchmark, int], AbstractSampler]] = {
     "rad": lambda b, seed: RAD(b.domains, b.num_points, b.num_candidates),

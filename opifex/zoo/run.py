@@ -6,15 +6,14 @@ import math
 import os
 import platform
 import time
+from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 import numpy as np
 
 from .._callback.base import AbstractCallback
@@ -28,7 +27,8 @@ from .._misc import check_count
 from .._recipe import Recipe
 from .._results import RESULT_NAMES
 from .._state import TrainingState
-from .base import Benchmark, Reference
+from .base import Benchmark
+from .judge import judge, Trained
 from .recipe import make_benchmark, make_recipe
 
 
@@ -95,9 +95,11 @@ def run(
     if resume:
         state = restore(folder / "checkpoints", state)
     _write(folder, config, {"result": "running"})
+    trained: deque[Any] = deque(maxlen=1)
     callbacks: list[AbstractCallback] = [
         History(folder / "history.csv"),
         Checkpoint(folder / "checkpoints"),
+        Trained(trained.append),
     ]
     if not quiet:
         callbacks.append(ProgressBar(config.problem))
@@ -105,8 +107,12 @@ def run(
         state = _train(config, recipe, state, callbacks, time_budget)
     except TrainingError as error:
         state = error.state
-    figures = _judge(config, benchmark, state, folder)
+    # A run that is resumed at its end trains no more.
+    points = trained[-1] if trained else state.sampler_state
+    figures = judge(benchmark, recipe, state, points, folder / "solution.npz")
     figures |= {
+        "dtype": config.dtype,
+        "resumable": figures["result"] in _RESUMABLE,
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time(),  # of the program, compilation included
     }
@@ -148,56 +154,6 @@ def _train(config, recipe, state, callbacks, time_budget) -> TrainingState:
 def _results(state: TrainingState) -> set[str]:
     """By name, how the run ended for its members."""
     return {RESULT_NAMES[i] for i in np.atleast_1d(state.progress.result._value)}
-
-
-def _judge(
-    config: Config, benchmark: Benchmark, state: TrainingState, folder: Path
-) -> dict[str, Any]:
-    """The figures of the trained model, or of the member with the lowest loss."""
-    reference = benchmark.reference()
-    members = [state] if config.ensemble == 1 else _members(state, config.ensemble)
-    errors = [float(benchmark.rel_l2(m.model, reference)) for m in members]
-    losses = [float(m.progress.best_loss) for m in members]
-    chosen = int(np.argmin(losses))
-    member = members[chosen]
-    _save_solution(benchmark, reference, member, folder / "solution.npz")
-    arrays = jtu.tree_leaves(eqx.filter(member.model, eqx.is_inexact_array))
-    figures = {
-        "problem": config.problem,
-        "rel_l2": errors[chosen],
-        "reference_error": reference.error,
-        "steps": int(member.step),
-        "n_params": sum(x.size for x in arrays),
-        "dtype": config.dtype,
-        "result": RESULT_NAMES[int(member.progress.result._value)],
-    }
-    figures["resumable"] = figures["result"] in _RESUMABLE
-    if config.ensemble > 1:
-        figures["rel_l2_members"] = errors
-    return figures
-
-
-def _members(state: TrainingState, number: int) -> list[TrainingState]:
-    arrays, static = eqx.partition(state, eqx.is_array)
-    pick = lambda i: jtu.tree_map(lambda x: x[i], arrays)
-    return [eqx.combine(pick(i), static) for i in range(number)]
-
-
-def _save_solution(
-    benchmark: Benchmark, reference: Reference, state: TrainingState, path: Path
-) -> None:
-    prediction = benchmark.on_grid(state.model, reference)
-    sampled = state.sampler_state
-    arrays = {
-        "names": np.array(list(reference.axes)),
-        "prediction": np.asarray(prediction),
-        "reference": np.asarray(reference.values),
-    }
-    if isinstance(sampled, dict):  # some samplers keep no points
-        arrays["points"] = np.asarray(sampled["interior"])
-    for i, axis in enumerate(reference.axes.values()):
-        arrays[f"axis{i}"] = np.asarray(axis)
-    np.savez(path, allow_pickle=False, **arrays)
 
 
 def _write(folder: Path, config: Config, figures: dict[str, Any]) -> None:

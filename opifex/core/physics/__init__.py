@@ -1,0 +1,4 @@
+from .losses import (
+    PhysicsInformedLoss as PhysicsInformedLoss,
+    PhysicsLossConfig as PhysicsLossConfig,
+)

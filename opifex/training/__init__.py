@@ -1,0 +1,4 @@
+from ..core.physics.losses import (
+    PhysicsInformedLoss as PhysicsInformedLoss,
+    PhysicsLossConfig as PhysicsLossConfig,
+)
