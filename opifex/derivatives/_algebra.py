@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 from jaxtyping import Array
 
 from ._wanted import (
@@ -20,8 +19,8 @@ from ._wanted import (
 )
 
 
-# One that is known before the program runs is a NumPy array.
-Coefficient: TypeAlias = Array | np.ndarray
+# An array; a NumPy one, if it is known before the program runs.
+Coefficient: TypeAlias = Any
 
 # The coefficients of a polynomial without its constant; one that is missing is zero.
 # A coefficient is a derivative over the factorial of its index.

@@ -13,7 +13,8 @@ from jaxtyping import Array
 from .._misc import check_count
 from ._algebra import Algebra, Jet, multiplicity
 from ._fallback import bind
-from ._rules import apply_rule, custom_function, piecewise_linear
+from ._functions import custom_function, piecewise_linear
+from ._rules import apply_rule
 from ._wanted import (
     coordinates_of_laplacian,
     laplacian,
