@@ -226,7 +226,8 @@ def program(residuals, model, points, options):
             out = jax.block_until_ready(compiled(params, points))
         return out
 
-    return run, compiled.memory_analysis().temp_size_in_bytes
+    memory = compiled.memory_analysis()
+    return run, memory.temp_size_in_bytes if memory else float("nan")
 
 
 def assert_equal(name, one, other):

@@ -87,7 +87,8 @@ def main():
             documents[name] = solve(name, options.seed, folder)
             print(row(documents[name]), flush=True)
     for document in documents.values():
-        print(*coefficients(document), sep="\n", end="")
+        for line in coefficients(document):
+            print(line)
     if options.json:
         figures = {name: document["figures"] for name, document in documents.items()}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -85,7 +85,7 @@ def _list(options: argparse.Namespace) -> int:
     del options
     for name in sorted(BENCHMARKS):
         benchmark = make_benchmark(name)
-        print(f"{name:16}{benchmark.title}")
+        print(f"{name:28}{benchmark.title}")
     return 0
 
 

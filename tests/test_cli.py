@@ -21,7 +21,7 @@ KEYS = "problem rel_l2 reference_error steps wall_s cpu_s n_params dtype result"
 
 
 def test_train_writes_what_it_promises_and_resumes_to_the_same_bits(tmp_path):
-    once = ["train", "burgers", "--quiet", "--optimizer", "adam"]
+    once = ["train", "diffusion", "--quiet", "--optimizer", "adam"]
     whole = opifex(
         *once, "--steps", 500, "--out", "whole", "--json", "a.json", folder=tmp_path
     )
@@ -47,7 +47,7 @@ def test_train_writes_what_it_promises_and_resumes_to_the_same_bits(tmp_path):
     opifex(*once, *cut, folder=tmp_path, check=75)
     before = json.loads((tmp_path / "cut/run.json").read_text())["figures"]
     assert before["result"] == "time_budget_spent" and before["steps"] == 250
-    opifex("train", "burgers", "--resume", "--out", "cut", "--quiet", folder=tmp_path)
+    opifex("train", "diffusion", "--resume", "--out", "cut", "--quiet", folder=tmp_path)
     with (
         np.load(run / "solution.npz") as a,
         np.load(tmp_path / "cut/solution.npz") as b,
@@ -60,7 +60,7 @@ def test_train_writes_what_it_promises_and_resumes_to_the_same_bits(tmp_path):
 
 
 def test_sigterm_leaves_a_run_that_resumes(tmp_path):
-    command = [sys.executable, "-m", "opifex", "train", "burgers", "--quiet"]
+    command = [sys.executable, "-m", "opifex", "train", "diffusion", "--quiet"]
     options = ["--steps", "100000", "--optimizer", "adam", "--out", "run"]
     program = subprocess.Popen([*command, *options], cwd=tmp_path)
     history = tmp_path / "run/history.csv"
@@ -74,7 +74,7 @@ def test_sigterm_leaves_a_run_that_resumes(tmp_path):
     assert figures["result"] == "interrupted" and figures["resumable"]
     steps = max(int(p.name) for p in (tmp_path / "run/checkpoints").glob("[0-9]*"))
     opifex(
-        *["train", "burgers", "--resume", "--out", "run", "--quiet"],
+        *["train", "diffusion", "--resume", "--out", "run", "--quiet"],
         *["--steps", steps + 10, "--json", "b.json"],
         folder=tmp_path,
     )
@@ -84,7 +84,7 @@ def test_sigterm_leaves_a_run_that_resumes(tmp_path):
 
 def test_an_ensemble_in_single_precision(tmp_path):
     opifex(
-        *["train", "burgers", "--steps", 30, "--ensemble", 2, "--dtype", "float32"],
+        *["train", "diffusion", "--steps", 30, "--ensemble", 2, "--dtype", "float32"],
         *["--sampler", "sobol", "--optimizer", "adam", "--json", "a.json"],
         folder=tmp_path,
     )
@@ -92,7 +92,7 @@ def test_an_ensemble_in_single_precision(tmp_path):
     assert len(figures["rel_l2_members"]) == 2
     assert figures["rel_l2"] in figures["rel_l2_members"]
     assert figures["dtype"] == "float32"
-    assert (tmp_path / "runs/burgers-1/solution.png").exists()
+    assert (tmp_path / "runs/diffusion-1/solution.png").exists()
 
 
 @pytest.mark.parametrize(

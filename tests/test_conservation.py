@@ -239,11 +239,9 @@ BAD = {
         "`num_points` must be a whole number of at least 1, got 0",
     ),
     "two_numbers": (
-        lambda law: _wave(
-            conserved=[Conserved(residual("x t")(lambda u, x, t: (u.x, u.t)), name="q")]
-        ).residuals(
-            standing, {"interior": jnp.ones((1, 2)), "times": jnp.ones((1, 1))}
-        ),
+        lambda law: Conserved(
+            residual("x t")(lambda u, x, t: (u.x, u.t)), name="q"
+        ).quantity(STRING, standing, TIMES),
         "`density` of 'q' must return one number a point, got 2",
     ),
 }

@@ -210,7 +210,7 @@ def test_network(key, apply):
     assert_as_nested(apply, params, points, CHAIN)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_networks_and_indices(seed):
     random = np.random.default_rng(seed)
     dim, depth = random.integers(1, 4), random.integers(1, 3)
@@ -258,7 +258,6 @@ def _late_jvp(primals, tangents):
 A = jr.normal(jr.key(7), (6, 6)) / 2
 ATTENTION = eqx.nn.MultiheadAttention(1, 2, key=jr.key(8))
 CONV = eqx.nn.Conv1d(1, 2, 3, key=jr.key(9))
-CELL = eqx.nn.GRUCell(6, 6, key=jr.key(10))
 # By name: a function of six numbers, and the primitive that the note must name.
 LAYERS = {
     "scan": (lambda h: lax.scan(lambda c, a: (jnp.tanh(A @ c + a), a), h, h)[0], ...),
@@ -271,16 +270,13 @@ LAYERS = {
     ),
     "cond": (lambda h: lax.cond(h[0] > 0.0, jnp.sin, lambda h: h**3, h), ...),
     "argsort": (lambda h: (h**2)[jnp.argsort(h)], "sort"),
-    "cumprod": (jnp.cumprod, ...),
+    "cumprod": (lambda h: jnp.cumprod(h[:3]), ...),
     "attention": (lambda h: ATTENTION(*[h.reshape(3, 2)] * 3).ravel(), "reduce_max"),
     "conv": (lambda h: CONV(h[None]).ravel(), "conv_general_dilated"),
     "fft": (lambda h: jnp.abs(jnp.fft.rfft(h + 1)), None),
     "spectrum": (lambda h: jnp.real(jnp.fft.fft(h) * jnp.fft.fft(h[::-1])), None),
-    "gru": (lambda h: CELL(h, h), "split"),
-    "layer_norm": (eqx.nn.LayerNorm(6), None),
     "scatter": (lambda h: h.at[2].set(h[0] ** 2), ...),
     "power": (lambda h: (h**2 + 1.0) ** h, None),
-    "angle": (lambda h: jnp.arctan2(h, h[::-1] + 2.0), "atan2"),
     "two_jets": (lambda h: jnp.einsum("i,j,ij->j", h, h, A), None),
     "whole": (lambda h: (10 * h).astype(int).astype(float) * h, None),
     "remat": (jax.checkpoint(lambda h: jnp.sin(A @ h)), None),
@@ -317,7 +313,8 @@ def test_layer_without_rule(name, caplog):
         wanted = [u, u_0, u_01, by(u_01, 0), lap]
         return [jax.vmap(f, out_axes=-1)(points) for f in wanted]
 
-    @jax.jit
+    # Compiled in a hurry: it runs once.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def both(s):
         return [jax.jvp(way, (s,), (jnp.ones(()),)) for way in (ours, theirs)]
 

@@ -23,7 +23,7 @@ class Sines(eqx.Module):
     c: jax.Array
 
     def __call__(self, p):
-        j = jnp.arange(1, self.c.size + 1)
+        j = jnp.arange(1, self.c.size + 1, dtype=p.dtype)
         return jnp.sum(self.c * jnp.sin(j * jnp.pi * p))[None]
 
 
@@ -41,7 +41,7 @@ POISSON = PDE(Interval(0.0, 1.0), poisson, [Dirichlet("boundary")])
 
 def solved(points):
     """The sines that fit the equation at some points, least in norm."""
-    wave = jnp.pi * jnp.arange(1, 25)
+    wave = jnp.pi * jnp.arange(1.0, 25.0)
     matrix = wave[None] ** 2 * jnp.sin(wave[None] * points[:, None])
     return Sines(jnp.linalg.lstsq(matrix, source(points))[0])
 
@@ -100,9 +100,8 @@ def test_what_is_reported():
     np.testing.assert_allclose(conditions["left/u"]["rms"], (13 / 3) ** 0.5, rtol=0.05)
     np.testing.assert_allclose(conditions["left/u"]["max"], 3, rtol=0.05)
     assert conditions["initial/u"]["max"] < 1e-15
-    under_jit = jax.jit(
-        lambda key: trust(problem, model, {"interior": jnp.ones((3, 2))}, key)
-    )
+    batch = {"interior": jnp.ones((3, 2))}
+    under_jit = jax.jit(lambda key: trust(problem, model, batch, key))
     np.testing.assert_allclose(under_jit(jr.key(0))["residual_ratio"], 1.0)
 
 

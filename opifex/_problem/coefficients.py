@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .._misc import check_finite, Frozen
@@ -50,7 +51,7 @@ class Positive(AbstractCoefficient):
 
     def __init__(self, start: ArrayLike):
         scale = _start("start", start)
-        if not bool(jnp.all(scale > 0)):
+        if not _known(scale > 0):
             raise ValueError(f"`start` must be positive, got {start!r}.")
         self.raw, self.scale = jnp.zeros_like(scale), Frozen(scale)
 
@@ -84,7 +85,7 @@ class Bounded(AbstractCoefficient):
             )
         begin = _start("start", (lower + upper) / 2 if start is None else start)
         share = (begin - lower) / (upper - lower)
-        if not bool(jnp.all((share > 0) & (share < 1))):
+        if not _known((share > 0) & (share < 1)):
             raise ValueError(
                 f"`start` must lie between {lower!r} and {upper!r}, got {start!r}."
             )
@@ -184,6 +185,11 @@ def separately(
         "coefficients": coefficients,
     }
     return optax.partition(parts, labels)
+
+
+def _known(condition: Array) -> bool:
+    """Whether it holds everywhere, as far as is known while JAX is tracing."""
+    return isinstance(condition, Tracer) or bool(condition.all())
 
 
 def _start(name: str, value: ArrayLike) -> Array:
