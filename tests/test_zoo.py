@@ -209,7 +209,7 @@ def test_a_run_reports_what_an_inverse_problem_found(tmp_path, monkeypatch):
     monkeypatch.setitem(BENCHMARKS, "burgers", burgers_inverse)
     bars = lambda problem, model, batch: {"nu": jnp.array(0.25)}
     monkeypatch.setattr("opifex.zoo.judge.coefficient_errors", bars)
-    config = Config("burgers", 1, 0, 1, "uniform", "adam", "float64")
+    config = Config("burgers", 1, 0, 2, "uniform", "adam", "float64")
     figures = run(config, tmp_path, quiet=True)
     found = figures["coefficients"]["nu"]
     # One step of Adam, of 5e-3 in the logarithm, from three times the truth.

@@ -107,7 +107,8 @@ class Ansatz(eqx.Module):
         begin = _start_of(self.setting.domain)
         passed = point[-1] - begin
         result = result * passed ** (max(starts) + 1)
-        at_start = point.at[-1].set(begin)
+        # Put together, so that no derivative by the time is taken of the start values.
+        at_start = jnp.concatenate([point[:-1], begin[None]])
         first = _value(starts[0], at_start) - self._continued(walls, at_start)
         result = result + self._continued(walls, point) + first
         if 1 in starts:

@@ -1,22 +1,12 @@
 """Truncated Taylor polynomials in several variables, as far as they are wanted."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import Array
 
-from ._wanted import (
-    closed,
-    Collapsed,
-    factorial,
-    Index,
-    order_of,
-    parts,
-    terms_of,
-    Wanted,
-)
+from ._wanted import closed, Collapsed, factorial, order_of, shares, Wanted
 
 
 # An array; a NumPy one, if it is known before the program runs.
@@ -42,15 +32,15 @@ class Algebra:
     """Multiplication and composition of the polynomials that `wanted` spans.
 
     A product is a sum over the ways to share out each index, and these are listed once.
-    A [`Collapsed`][] coefficient never enters a product of two others, since it is of
-    the highest order; that is what makes it possible.
+    A [`Collapsed`][] coefficient of the highest order never enters a product of two
+    others; that is what makes it possible. One of the order below meets slopes only.
     """
 
     def __init__(self, wanted: Iterable[Wanted]):
         self.keys = closed(wanted)
         self.order = order_of(self.keys)
         self.met_kink = False
-        self._plan = {key: _shares(key) for key in self.keys}
+        self._plan = {key: shares(key) for key in self.keys}
 
     def product(
         self,
@@ -60,8 +50,8 @@ class Algebra:
     ) -> Coefficients:
         """What two polynomials without constants have for a product."""
         out: Coefficients = {}
-        for key, shares in self._plan.items():
-            for (i, j), weight in shares.items():
+        for key, ways in self._plan.items():
+            for (i, j), weight in ways.items():
                 if i in a and j in b:
                     part = _scaled(times(a[i], b[j]), weight)
                     out[key] = out[key] + part if key in out else part
@@ -70,10 +60,10 @@ class Algebra:
     def square(self, a: Coefficients) -> Coefficients:
         """`product(a, a)`, with every pair multiplied once."""
         out: Coefficients = {}
-        for key, shares in self._plan.items():
-            for (i, j), weight in shares.items():
-                if i in a and j in a and i <= j:
-                    weight = weight if i == j else weight + shares[j, i]
+        for key, ways in self._plan.items():
+            for (i, j), weight in ways.items():
+                if i in a and j in a and (i == j or i < j):
+                    weight = weight if i == j else weight + ways[j, i]
                     part = _scaled(a[i] * a[j], weight)
                     out[key] = out[key] + part if key in out else part
         return out
@@ -105,17 +95,6 @@ def add(a: Coefficients, b: Coefficients) -> Coefficients:
 
 def scale(factor: Any, a: Coefficients) -> Coefficients:
     return {key: factor * c for key, c in a.items()}
-
-
-def _shares(key: Wanted) -> dict[tuple[Index, Index], float]:
-    """Which coefficients make up `key` in a product, and how often."""
-    shares: dict[tuple[Index, Index], float] = defaultdict(float)
-    for index, weight in terms_of(key):
-        # A collapsed coefficient is a sum of derivatives, the others are not.
-        collapsed = weight * factorial(index) if isinstance(key, Collapsed) else 1.0
-        for pair in parts(index):
-            shares[pair] += collapsed
-    return dict(shares)
 
 
 def _scaled(x: Coefficient, weight: float) -> Coefficient:

@@ -10,7 +10,7 @@ from jax.extend.core import JaxprEqn
 from jaxtyping import Array
 
 from ._algebra import Algebra, Coefficients, Jet
-from ._wanted import Collapsed, factorial, Index, terms_of
+from ._wanted import cofactors, Collapsed, factorial, Index, terms_of
 
 
 def bind(eqn: JaxprEqn, *values: Any) -> Any:
@@ -73,13 +73,17 @@ def _along(algebra: Algebra, function, at: list[Jet]) -> dict[Any, list[Array]]:
     for key in algebra.keys:
         parts: list[Any] = []
         for index, weight in terms_of(key):
-            # In a collapsed sum the terms of its own order come below, all at once.
+            # In a collapsed sum the terms of its own order come below, all at once,
+            # and those of the order below where they are collapsed themselves.
             below = len(index) + (not isinstance(key, Collapsed))
+            below -= bool(cofactors(key))
             derivative = _derivative(path(below), index, variables, real)
             share = weight if isinstance(key, Collapsed) else 1 / factorial(index)
             parts.append([share * d for d in derivative])
         if isinstance(key, Collapsed) and key in reached:
             parts.append(_collapsed_part(function, values, full, key, real))
+        for i, cofactor in cofactors(key).items():
+            parts.append(_mixed_part(function, values, full, ((i,), cofactor), real))
         out[key] = [sum(p[1:], p[0]) for p in zip(*parts, strict=True)]
     return out
 
@@ -98,6 +102,28 @@ def _collapsed_part(
         )
 
     return jax.jvp(path, (jnp.zeros((), real),), (jnp.ones((), real),))[1]
+
+
+def _mixed_part(
+    function,
+    values: list[Array],
+    full: list[Coefficients],
+    keys: tuple[Index, Collapsed],
+    real,
+) -> list[Array]:
+    """What a slope and its cofactor give together: the second derivative along both."""
+
+    def path(times: tuple[Array, Array]) -> list[Array]:
+        at = list(values)
+        for key, time in zip(keys, times, strict=True):
+            for n, c in enumerate(full):
+                if key in c:
+                    at[n] = at[n] + c[key] * time.astype(at[n].dtype)
+        return function(*at)
+
+    zero, one = jnp.zeros((), real), jnp.ones((), real)
+    along = lambda t: jax.jvp(path, ((zero, t),), ((one, zero),))[1]
+    return jax.jvp(along, (zero,), (one,))[1]
 
 
 def _widened(x: Jet) -> Coefficients:

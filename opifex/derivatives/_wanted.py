@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -85,10 +85,52 @@ def parts(index: Index) -> list[tuple[Index, Index]]:
     return split
 
 
+def cofactors(wanted: Wanted) -> dict[int, Collapsed]:
+    """What the slope by each coordinate meets in the product rule for `wanted`.
+
+    From the fourth order on a collapsed sum needs the derivatives of the order below
+    its own only in such sums, which are fewer: for the bilaplacian the two of the
+    gradient of the Laplacian, in place of four third derivatives.
+    """
+    if not isinstance(wanted, Collapsed) or order_of([wanted]) < 4:
+        return {}
+    sums: dict[int, dict[Index, float]] = {}
+    for index, weight in wanted.terms:
+        for i in sorted(set(index)):
+            at = index.index(i)
+            rest = index[:at] + index[at + 1 :]
+            share = weight * factorial(index) / factorial(rest)
+            terms = sums.setdefault(i, {})
+            terms[rest] = terms.get(rest, 0.0) + share
+    return {i: Collapsed(tuple(sorted(terms.items()))) for i, terms in sums.items()}
+
+
+def shares(wanted: Wanted) -> dict[tuple[Wanted, Wanted], float]:
+    """Which coefficients of two factors make up that of their product, and how often.
+
+    Coefficients are derivatives over the factorial of their index; a collapsed one is a
+    sum of derivatives.
+    """
+    found: dict[tuple[Wanted, Wanted], float] = defaultdict(float)
+    sums = cofactors(wanted)
+    for i, cofactor in sums.items():
+        found[(i,), cofactor] += 1.0
+        found[cofactor, (i,)] += 1.0
+    for index, weight in terms_of(wanted):
+        often = weight * factorial(index) if isinstance(wanted, Collapsed) else 1.0
+        for pair in parts(index):
+            if not sums or min(map(len, pair)) > 1:
+                found[pair] += often
+    return dict(found)
+
+
 def closed(wanted: Iterable[Wanted]) -> set[Wanted]:
     """`wanted`, and all that is met on the way to it: u_xx needs u_x."""
-    found = set(wanted)
-    for key in tuple(found):
-        for index, _ in terms_of(key):
-            found.update(first for first, _ in parts(index))
+    found: set[Wanted] = set()
+    ahead = list(wanted)
+    while ahead:
+        key = ahead.pop()
+        if key not in found:
+            found.add(key)
+            ahead += [one for pair in shares(key) for one in pair]
     return found
