@@ -43,17 +43,19 @@ def energy_density(u, x, t):
 
 
 # Heavy, for a drift of 1 % (the energy is 5 pi^2) is to weigh as much as a residual
-# of 27 out of the 350 that its terms reach.
-ENERGY = Conserved(energy_density, name="energy", num_points=48, weight=3000)
+# of 16 out of the 350 that its terms reach.
+ENERGY = Conserved(energy_density, name="energy", num_points=48, weight=1000)
 
 
-def recipe(wave, problem, steps):
+def recipe(wave, problem):
     num_points = dict(wave.num_points)
     if problem.conserved:
         num_points["times"] = TIMES
     sampler = opx.QuasiRandom(problem.domains, num_points)
     optim = OPTIMIZERS["adam+ssbroyden"](FIRST)
-    return opx.Recipe(problem, optim, sampler, steps=steps)
+    # When the law comes in, the loss leaps; that is no fault.
+    recovery = opx.Backtrack(max_rise=float("inf"))
+    return opx.Recipe(problem, optim, sampler, recovery, steps=100)
 
 
 def with_law(problem):
@@ -72,16 +74,16 @@ def measure(seed):
     wave, began = make_benchmark("wave"), time.process_time()
     reference, plain = wave.reference(), wave.problem
     model_key, key = jr.split(jr.key(seed))
-    start = recipe(wave, plain, FIRST)
+    start = recipe(wave, plain)
     model = wave.model(model_key, jnp.float64)
-    state = opx.fit(start, start.init(model, key=key), num_chunks=1)
+    state = opx.fit(start, start.init(model, key=key), num_chunks=FIRST // 100)
     figures = {"wave.drift_first": relative_drift(plain.domain, state.model)}
     for name, problem in (("without", plain), ("with", with_law(plain))):
-        rest = recipe(wave, problem, MORE // 2)
+        rest = recipe(wave, problem)
         # New sets of points; all else goes on.
         points = rest.sampler.init(state.key_for("resample"))
         mine = dataclasses.replace(state, sampler_state=points)
-        model = opx.fit(rest, mine, num_chunks=2).model
+        model = opx.fit(rest, mine, num_chunks=MORE // 100).model
         figures[f"wave.drift_{name}"] = relative_drift(plain.domain, model)
         figures[f"wave.rel_l2_{name}"] = float(wave.rel_l2(model, reference))
     ratio = figures["wave.drift_without"] / figures["wave.drift_with"]

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
 
 from opifex._problem.conditions import Dirichlet, Initial, part_of, Periodic
@@ -176,3 +177,14 @@ def test_single_precision(key):
     model = problem.impose(MLP((2, 8, 1), key=key, dtype=jnp.float32))
     found = jax.jit(lambda: gaps(problem, model), compiler_options=QUICK)()
     assert found.dtype == jnp.float32 and found.max() < 1e-5
+
+
+def test_derivatives_of_the_distance_to_a_polygon(key):
+    problem = pose("l_varying")
+    model = problem.impose(network(problem, key))
+    points = problem.domain.sample(16, key)
+    u = lambda point: model(point)[0]
+    by_hand = lambda x: jnp.trace(jax.hessian(u)(x)) + jax.grad(u)(x)[0]
+    both = lambda x: (problem.equation(model, x), jax.vmap(by_hand)(x))
+    ours, theirs = jax.jit(both, compiler_options=QUICK)(points)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)

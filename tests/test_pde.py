@@ -389,6 +389,10 @@ BAD = {
         lambda: pde((BAR, heat), Initial(order=1, exact=True)),
         "need an exact initial value beside them",
     ),
+    "exact_with_coefficient": (
+        lambda: pde((BAR, heat), Dirichlet("left", lambda x, t, *, k: k, exact=True)),
+        "needs the keyword argument 'k', but coefficients are handed to soft",
+    ),
     "harmonics": (
         lambda: pde(
             (BAR, heat), Periodic("left", "right", exact=True), harmonics={"y": 2}

@@ -93,6 +93,8 @@ class PDE(AbstractResidualProblem):
     def __check_init__(self):
         for part in (*self.conditions, *self.measured):
             self.setting.index(part.field)
+        for condition in self.conditions:
+            check_exact(condition)
         for law in self.conserved:
             law.check(self.setting)
         check_labels(self._labels())
@@ -251,6 +253,17 @@ def check_coordinates(
                 f"but `domain` is of dimension {domain.dim}. Give a column a "
                 "coordinate."
             )
+
+
+def check_exact(condition: AbstractCondition) -> None:
+    """Raises if a condition that is exact asks for coefficients."""
+    users = [x for x in vars(condition).values() if condition.exact and callable(x)]
+    for name in (name for user in users for name in needed(user)):
+        raise ValueError(
+            f"The exact condition on {condition.boundary!r} needs the keyword argument "
+            f"{name!r}, but coefficients are handed to soft conditions only. Drop "
+            "`exact=True`."
+        )
 
 
 def check_labels(labels: Sequence[str]) -> None:
