@@ -102,6 +102,7 @@ ACTIVATIONS = {
 } | {
     "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
     "glu": lambda x: jax.nn.glu(jnp.concatenate([x, x[::-1]])),
+    "logaddexp": lambda x: jnp.logaddexp(x, x[::-1] ** 2),
     "log1mexp": lambda x: jax.nn.log1mexp(1 + x**2),
     "sin": jnp.sin,
 }
@@ -117,6 +118,20 @@ def test_activation(name):
     key = jr.key(1)
     points = jr.uniform(key, (3, 2), minval=-1.0)
     assert_as_nested(apply, weights(key, (2, 4), (4, 1)), points, CHAIN)
+
+
+def test_power_at_zero():
+    """The derivatives that vanish do so, though powers below zero are infinite."""
+    wanted = [(0,), (0, 0), (0, 0, 0)]
+
+    def powers(exponents):
+        model = lambda x: x[0] ** exponents
+        return Taylor()(model, jnp.zeros((1, 1)), wanted)
+
+    for run in (powers, jax.jit(powers)):  # known exponents, and traced ones
+        value, found = run(jnp.array([0.0, 1.0, 2.0, 3.0]))
+        all_orders = jnp.stack([value, *(found[w] for w in wanted)])[..., 0]
+        assert jnp.array_equal(all_orders, jnp.diag(jnp.array([1.0, 1.0, 2.0, 6.0])))
 
 
 def test_where_terms_cancel(key):

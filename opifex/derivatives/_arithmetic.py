@@ -19,17 +19,17 @@ from ._values import broadcast, coefficients_of, lift, Rule, Value
 def _add(algebra: Algebra, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     a, b = inputs
     value = lift(a) + lift(b)
-    return [Jet(value, add(_spread(a, value), _spread(b, value)))]
+    return [Jet(value, add(spread(a, value), spread(b, value)))]
 
 
 def _sub(algebra: Algebra, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     a, b = inputs
     value = lift(a) - lift(b)
-    minus = {key: -c for key, c in _spread(b, value).items()}
-    return [Jet(value, add(_spread(a, value), minus))]
+    minus = {key: -c for key, c in spread(b, value).items()}
+    return [Jet(value, add(spread(a, value), minus))]
 
 
-def _spread(x: Value, like: Array) -> Coefficients:
+def spread(x: Value, like: Array) -> Coefficients:
     """The coefficients of a term of a sum: primitives broadcast axes of length one."""
     shape = like.shape[:-1]
     return {
@@ -74,7 +74,8 @@ def _pow(algebra: Algebra, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
         factor = factor * (y - n) / (n + 1)
         if not isinstance(factor, Tracer) and not np.any(factor):
             break  # of a whole power nothing is left, not even at zero
-        terms.append(factor * _power(x, y - (n + 1)))
+        gone = factor == 0
+        terms.append(factor * _power(x, jnp.where(gone, 0, y - (n + 1))))
     return [compose(algebra, terms, base.coefficients)]
 
 

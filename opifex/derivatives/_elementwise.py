@@ -113,6 +113,14 @@ def _gaussian(sign: int) -> Callable[..., Derivatives]:
     return series
 
 
+def _softplus(kept, x, order):
+    """Of the integral of the logistic function, which is kept."""
+    del x
+    value, s = kept
+    slopes = _LOGISTIC((s,), s, order - 1) if order else []
+    return [value, *(t / (n + 1) if n else t for n, t in enumerate(slopes[:order]))]
+
+
 def _gauss(x: Array) -> Array:
     return 2 / math.sqrt(math.pi) * jnp.exp(-x * x)
 
@@ -150,14 +158,14 @@ def _slope(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda x: jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
 
 
+_LOGISTIC = _riccati(lambda s: s * (1 - s), -1, 1)
+SOFTPLUS = Recurrence(lambda x: (jax.nn.softplus(x), jax.nn.sigmoid(x)), _softplus)
 RECIPROCAL = Recurrence(lambda x: (1 / x, 1 / x), _power(-1.0))
 
 # By the name of the primitive.
 RECURRENCES: dict[str, Recurrence] = {
     "tanh": Recurrence(lambda x: (jnp.tanh(x),), _riccati(lambda t: 1 - t * t, -1, 0)),
-    "logistic": Recurrence(
-        lambda x: (jax.nn.sigmoid(x),), _riccati(lambda s: s * (1 - s), -1, 1)
-    ),
+    "logistic": Recurrence(lambda x: (jax.nn.sigmoid(x),), _LOGISTIC),
     "tan": Recurrence(lambda x: (jnp.tan(x),), _riccati(lambda t: 1 + t * t, 1, 0)),
     "exp": Recurrence(lambda x: (jnp.exp(x),), _cyclic(1)),
     "expm1": Recurrence(lambda x: (jnp.expm1(x), jnp.exp(x)), _expm1),

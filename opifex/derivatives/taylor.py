@@ -12,8 +12,8 @@ from jaxtyping import Array
 
 from .._misc import check_count
 from ._algebra import Algebra, Jet, multiplicity
+from ._custom import custom_function, piecewise_linear
 from ._fallback import bind
-from ._functions import custom_function, piecewise_linear
 from ._rules import apply_rule
 from ._wanted import (
     coordinates_of_laplacian,
