@@ -135,14 +135,7 @@ def train_step(
     norms, norm = _norms(state.model, grads)
     if state.clip_norm is not None:
         grads = _clip(grads, norm, state.clip_norm)
-    # Optax is not strict about dtypes and ranks.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        update = optax.with_extra_args_support(optim).update
-        updates, opt_state = update(
-            grads, state.opt_state, params, value=value, grad=grads, value_fn=objective
-        )
-    updates = jtu.tree_map(lambda u: state.step_scale.astype(u.dtype) * u, updates)
-    model = eqx.combine(eqx.apply_updates(params, updates), seen.rest, rest)
+    moved, opt_state = _update(optim, state, params, value, grads, objective)
     observed = Observed(
         step=state.step,
         terms=seen.terms,
@@ -152,24 +145,42 @@ def train_step(
         term_gradients=lambda: objective.term_gradients(params, seen.terms),
         point_gradients=lambda n: objective.point_gradients(params, n),
     )
-    weighting_state = renew(weighting, state.weighting_state, observed)
     proposed = replace(
         state,
-        model=model,
+        model=eqx.combine(moved, seen.rest, rest),
         opt_state=opt_state,
-        weighting_state=weighting_state,
+        weighting_state=renew(weighting, state.weighting_state, observed),
         step=state.step + 1,
     )
     return proposed, StepInfo(
         loss=value,
         terms=seen.terms,
         weights=seen.weights,
-        metrics=seen.metrics | weighting.metrics(weighting_state),
+        metrics=seen.metrics | weighting.metrics(proposed.weighting_state),
         leaf_norms=norms,
         grad_norm=norm,
         step_scale=state.step_scale,
         result=_verdict(value, norm),
     )
+
+
+def _update(
+    optim: optax.GradientTransformation,
+    state: TrainingState,
+    params: PyTree,
+    value: Scalar,
+    grads: PyTree,
+    objective: Objective,
+) -> tuple[PyTree, Any]:
+    """The trained parameters after one step of the optimizer, and its state."""
+    update = optax.with_extra_args_support(optim).update
+    # Optax is not strict about dtypes and ranks.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        updates, opt_state = update(
+            grads, state.opt_state, params, value=value, grad=grads, value_fn=objective
+        )
+    updates = jtu.tree_map(lambda u: state.step_scale.astype(u.dtype) * u, updates)
+    return eqx.apply_updates(params, updates), opt_state
 
 
 def _shapes(

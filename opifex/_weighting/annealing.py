@@ -7,9 +7,8 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._custom_types import Scalar, Terms
-from .._misc import check_count
 from .base import AbstractWeighting, Needs
-from .named import as_weights, averaged, check_names, check_number, ones, ratio
+from .named import as_weights, averaged, check_average, check_names, ones, ratio
 
 
 class LearningRateAnnealing(AbstractWeighting[Terms]):
@@ -43,9 +42,7 @@ class LearningRateAnnealing(AbstractWeighting[Terms]):
     needs: ClassVar[frozenset[Needs]] = frozenset({Needs.TERM_GRADIENTS})
 
     def __check_init__(self):
-        check_number("decay", self.decay, 0, 1)
-        check_count("every", self.every)
-        check_number("max_weight", self.max_weight, 0, open_low=True, finite=False)
+        check_average(self.decay, self.every, self.max_weight)
 
     def init(self, terms):
         if terms:

@@ -4,9 +4,8 @@ from typing import ClassVar
 import equinox as eqx
 
 from .._custom_types import Terms
-from .._misc import check_count
 from .base import AbstractWeighting, Needs
-from .named import add_up, as_weights, averaged, check_number, ones, ratio, tree_norm
+from .named import add_up, as_weights, averaged, check_average, ones, ratio, tree_norm
 
 
 class GradNormBalance(AbstractWeighting[Terms]):
@@ -35,9 +34,7 @@ class GradNormBalance(AbstractWeighting[Terms]):
     needs: ClassVar[frozenset[Needs]] = frozenset({Needs.TERM_GRADIENTS})
 
     def __check_init__(self):
-        check_number("decay", self.decay, 0, 1)
-        check_count("every", self.every)
-        check_number("max_weight", self.max_weight, 0, open_low=True, finite=False)
+        check_average(self.decay, self.every, self.max_weight)
 
     def init(self, terms):
         return ones(terms)

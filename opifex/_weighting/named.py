@@ -10,7 +10,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
 from .._custom_types import Scalar, Terms
-from .._misc import squared, unknown_name
+from .._misc import check_count, squared, unknown_name
 
 
 def check_names(names: Iterable[str], terms: Mapping[str, Any]) -> None:
@@ -48,6 +48,13 @@ def check_number(
             f"`{argument}` must be a number {'above' if open_low else 'from'} {low} "
             f"up to {high}, got {value!r}."
         )
+
+
+def check_average(decay: Any, every: Any, max_weight: Any) -> None:
+    """Raises unless a moving average of weights can be taken with these."""
+    check_number("decay", decay, 0, 1)
+    check_count("every", every)
+    check_number("max_weight", max_weight, 0, open_low=True, finite=False)
 
 
 def ones(terms: Iterable[str]) -> Terms:

@@ -6,7 +6,7 @@ import equinox as eqx
 from .._custom_types import Terms
 from .._misc import check_count
 from .base import AbstractWeighting, Needs
-from .named import add_up, as_weights, averaged, check_number, ones, ratio
+from .named import add_up, as_weights, averaged, check_average, ones, ratio
 
 
 class NTK(AbstractWeighting[Terms]):
@@ -42,9 +42,7 @@ class NTK(AbstractWeighting[Terms]):
 
     def __check_init__(self):
         check_count("max_points", self.max_points)
-        check_number("decay", self.decay, 0, 1)
-        check_count("every", self.every)
-        check_number("max_weight", self.max_weight, 0, open_low=True, finite=False)
+        check_average(self.decay, self.every, self.max_weight)
 
     def init(self, terms):
         return ones(terms)

@@ -1,3 +1,4 @@
+import abc
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -19,42 +20,37 @@ from .rfunctions import fold
 Vector: TypeAlias = ArrayLike | Sequence[int | float]
 
 
-class AbstractBall(AbstractDomain):
-    """The points at most `radius` away from `center`; its boundary is `"surface"`."""
+class AbstractRound(AbstractDomain):
+    """The unit ball, stretched along the coordinates and moved."""
 
     center: AbstractVar[Float[Array, " dim"]]
-    radius: AbstractVar[Scalar]
+
+    @property
+    @abc.abstractmethod
+    def reach(self) -> Float[Array, " dim"]:
+        """How far it extends from its centre along each coordinate."""
 
     @property
     def lower(self):
-        return self.center - self.radius
+        return self.center - self.reach
 
     @property
     def upper(self):
-        return self.center + self.radius
+        return self.center + self.reach
 
     @property
     def measure(self):
-        return ball_measure(self.dim) * self.radius**self.dim
+        return ball_measure(self.dim) * jnp.prod(self.reach)
 
     @property
     def unit_dim(self):
         return 1 + sphere_unit_dim(self.dim)
 
     def propose(self, unit):
-        points = self.center[None] + self.radius * to_ball(unit, self.dim)
+        points = self.center[None] + self.reach[None] * to_ball(unit, self.dim)
         return points, jnp.ones(unit.shape[0], bool)
 
-    def signed_distance(self, point):
-        square = jnp.sum((point - self.center) ** 2)
-        return (self.radius**2 - square) / (2 * self.radius)
-
-    @property
-    def boundaries(self):
-        return {"surface": Sphere(self.center, self.radius)}
-
     def _distance(self, point, names):
-        """A parabola, with derivatives of every order everywhere."""
         return self.signed_distance(point)
 
     def _near(self, point, names, side):
@@ -62,6 +58,25 @@ class AbstractBall(AbstractDomain):
 
     def _whole(self, pieces):
         return pieces["surface"]
+
+
+class AbstractBall(AbstractRound):
+    """The points at most `radius` away from `center`; its boundary is `"surface"`."""
+
+    radius: AbstractVar[Scalar]
+
+    @property
+    def reach(self):
+        return jnp.broadcast_to(self.radius, self.center.shape)
+
+    def signed_distance(self, point):
+        # A parabola, with derivatives of every order everywhere.
+        square = jnp.sum((point - self.center) ** 2)
+        return (self.radius**2 - square) / (2 * self.radius)
+
+    @property
+    def boundaries(self):
+        return {"surface": Sphere(self.center, self.radius)}
 
 
 class Ball(AbstractBall):

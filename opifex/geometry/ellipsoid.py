@@ -9,24 +9,22 @@ from jaxtyping import Array, Float
 from scipy.special import elliprg
 
 from .ball import (
+    AbstractRound,
     ball_measure,
     check_positive,
     sphere_unit_dim,
-    to_ball,
     to_sphere,
     Vector,
     vector,
 )
-from .base import AbstractDomain
 from .estimate import averages
 from .pieces import AbstractPiece
-from .rfunctions import fold
 
 
 _ARCS = 4096  # of the table of arc lengths; the error falls with its square
 
 
-class Ellipsoid(AbstractDomain):
+class Ellipsoid(AbstractRound):
     """The points with `sum(((x - center) / semi_axes)**2) <= 1`, in the plane or more.
 
     Its boundary is `"surface"`. The length (in the plane) and the area (in space) of
@@ -55,24 +53,8 @@ class Ellipsoid(AbstractDomain):
         self.share = _surface_share(self.semi_axes)
 
     @property
-    def lower(self):
-        return self.center - self.semi_axes
-
-    @property
-    def upper(self):
-        return self.center + self.semi_axes
-
-    @property
-    def measure(self):
-        return ball_measure(self.dim) * jnp.prod(self.semi_axes)
-
-    @property
-    def unit_dim(self):
-        return 1 + sphere_unit_dim(self.dim)
-
-    def propose(self, unit):
-        points = self.center[None] + self.semi_axes[None] * to_ball(unit, self.dim)
-        return points, jnp.ones(unit.shape[0], bool)
+    def reach(self):
+        return self.semi_axes
 
     def signed_distance(self, point):
         # f / sqrt(|grad f|^2 + f^2 / length^2) is normalised, and smooth everywhere:
@@ -87,15 +69,6 @@ class Ellipsoid(AbstractDomain):
         if self.dim == 2:
             return {"surface": EllipseCurve(self.center, self.semi_axes)}
         return {"surface": EllipsoidSurface(self.center, self.semi_axes, self.share)}
-
-    def _distance(self, point, names):
-        return self.signed_distance(point)
-
-    def _near(self, point, names, side):
-        return fold(side * self.signed_distance(point), self._tolerance)
-
-    def _whole(self, pieces):
-        return pieces["surface"]
 
 
 class AbstractEllipsoidSurface(AbstractPiece):
