@@ -33,7 +33,13 @@ from ._problem.conditions import (
     Periodic as Periodic,
     Robin as Robin,
 )
-from ._problem.conservation import Conserved as Conserved
+from ._problem.conservation import (
+    Conserved as Conserved,
+    energy as energy,
+    mass as mass,
+    momentum as momentum,
+    symmetry as symmetry,
+)
 from ._problem.exact import Constrained as Constrained
 from ._problem.pde import PDE as PDE
 from ._problem.physics_informed import PhysicsInformed as PhysicsInformed
@@ -47,6 +53,7 @@ from ._problem.supervised import (
     relative_l2 as relative_l2,
     Supervised as Supervised,
 )
+from ._problem.uncertainty import coefficient_errors as coefficient_errors
 from ._recipe import Recipe as Recipe
 from ._recovery.backtrack import Backtrack as Backtrack
 from ._recovery.base import (
@@ -77,6 +84,7 @@ from ._state import (
     TrainingState as TrainingState,
 )
 from ._step import init as init, train_step as train_step, trainable as trainable
+from ._trust import SUSPICIOUS_RATIO as SUSPICIOUS_RATIO, trust as trust
 from ._validation import (
     HeldOut as HeldOut,
     observe as observe,
@@ -104,7 +112,12 @@ from ._weighting.soft_adapt import SoftAdapt as SoftAdapt
 from ._weighting.static import Static as Static
 from .derivatives import (
     AbstractDerivatives as AbstractDerivatives,
+    bilaplacian as bilaplacian,
     Field as Field,
+    Forward as Forward,
+    ForwardReverse as ForwardReverse,
+    laplacian as laplacian,
+    Nested as Nested,
     Residual as Residual,
     residual as residual,
     STDE as STDE,

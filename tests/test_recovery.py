@@ -242,6 +242,14 @@ def test_learning_rate_far_too_high(recovery, times):
         assert final_loss(state) < 0.5 * final_loss(hot)
 
 
+def test_growing_weights_are_no_explosion(key):
+    grow = opx.Scheduled({"data": lambda step: 10.0 ** step.astype(float)})
+    recipe, model = regression(weighting=grow, steps=20)
+    _, infos = recipe(recipe.init(model, key=key))
+    assert infos.loss[-1] > 1e10 * infos.loss[0]
+    assert jnp.all(infos.result == opx.RESULTS.successful)
+
+
 @cache
 def _sgd():
     return optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)

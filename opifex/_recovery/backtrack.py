@@ -73,7 +73,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
 
     - A loss or gradient that is not finite: the step is not taken. If the next fails
       too, the model itself is bad, and the run goes back to its anchor.
-    - A loss that exploded: back to the anchor at once.
+    - A loss that exploded: back to the anchor at once. It is the sum of the terms
+        without their weights that is judged: weights that grow are no explosion.
     - Every way back shortens the steps by `factor`, which compounds, and heals by the
       same factor after each `heal_after` healthy steps.
     - A gradient norm beyond `spike_factor` times its running quantile: the step is not
@@ -189,7 +190,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
 
     def _judge(self, record: _Record, info: StepInfo) -> StepInfo:
         limit = jnp.minimum(self.max_loss, self.max_rise * record.lowest)
-        loss = info.loss.astype(limit.dtype)
+        loss = _unweighted(info).astype(limit.dtype)
         result = _unless(info.result, loss > limit, RESULTS.exploded)
         if not self.clips:
             large = info.grad_norm > record.spike_norm
@@ -201,7 +202,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         self, record: _Record, info: StepInfo, kept: Flag, back: Flag
     ) -> _Record:
         use = kept & (info.grad_norm > 0)
-        loss = info.loss.astype(record.lowest.dtype)
+        loss = _unweighted(info).astype(record.lowest.dtype)
         quantile = jnp.where(use, self._follow(record, info), record.norm_quantile)
         observed = record.observed + use.astype(jnp.int32)
         spike_norm = self.spike_factor * jnp.exp(quantile)
@@ -274,6 +275,11 @@ def _noted(
     bad = ~jnp.isfinite(info.leaf_norms)
     suspects = jnp.where(begins, bad, record.suspects)
     return suspects, record.faults.record(step, info, skipped=~back, rolled_back=back)
+
+
+def _unweighted(info: StepInfo) -> Scalar:
+    terms = list(info.terms.values())
+    return sum(terms[1:], terms[0])
 
 
 def _unless(result: RESULTS, flag: Flag, cause: RESULTS) -> RESULTS:
