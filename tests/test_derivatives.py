@@ -225,6 +225,28 @@ def test_network(key, apply):
     assert_as_nested(apply, params, points, CHAIN)
 
 
+@pytest.mark.parametrize("block", [1, 3, 4, 10])
+def test_blocks(key, block):
+    """Ten points, ragged blocks among them: as all at once, and under jit and vmap."""
+    params, points = weights(key, (9, 5), (5, 2)), jr.uniform(key, (10, 9))
+    wanted = [laplacian(range(9)), (0, 1)]
+
+    def found(block, params, points):
+        model = lambda x: dense(params[1], jnp.tanh(dense(params[0], x)))
+        value, rest = Taylor(block=block)(model, points, wanted)
+        return value, [rest[w] for w in wanted]
+
+    def gradient(block, params, points):
+        loss = lambda p: sum(jnp.sum(x**2) for x in found(block, p, points)[1])
+        return jax.grad(loss)(params)
+
+    for way in (found, gradient):
+        some, whole = (functools.partial(way, b, params) for b in (block, 100))
+        assert relative_distance(jax.jit(some)(points), whole(points)) < 1e-14
+        pair = jnp.stack([points, points[::-1]])
+        assert relative_distance(jax.vmap(some)(pair), jax.vmap(whole)(pair)) < 1e-14
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_random_networks_and_indices(seed):
     random = np.random.default_rng(seed)

@@ -37,6 +37,9 @@ class Taylor(AbstractDerivatives):
 
     - `chunk`: a Laplacian over more coordinates than this is taken in chunks of as
         many, each with the activations computed anew in the backward pass.
+    - `block`: on a CPU, where more than eight coefficients are carried, about so many
+        points are taken at a time, likewise: their coefficients stay in the cache, and
+        the memory for the gradient does not grow with the number of points.
 
     ??? cite "Reference"
 
@@ -46,20 +49,44 @@ class Taylor(AbstractDerivatives):
     """
 
     chunk: int = eqx.field(static=True, default=32)
+    block: int = eqx.field(static=True, default=256)
 
     def __check_init__(self):
         check_count("chunk", self.chunk)
+        check_count("block", self.block)
 
     def __call__(self, function, points, wanted, key=None):
         del key
         wanted = list(wanted)
         long = [w for w in wanted if len(coordinates_of_laplacian(w)) > self.chunk]
         short = [w for w in wanted if w not in long]
-        value, found = propagate(function, points, short, seeds_of(short, points))
+        value, found = self._in_blocks(function, points, short)
         for w in long:
             over = coordinates_of_laplacian(w)
             found[w] = _in_chunks(function, points, over, self.chunk)
         return value, found
+
+    def _in_blocks(
+        self, function: Pointwise, points: Array, wanted: list[Wanted]
+    ) -> tuple[Array, dict[Wanted, Array]]:
+        def some(points):
+            return propagate(function, points, wanted, seeds_of(wanted, points))
+
+        num, dim = points.shape
+        many = len(Algebra(wanted).keys) > _MANY and jax.default_backend() == "cpu"
+        if not many or num <= self.block:
+            return some(points)
+        blocks = -(-num // self.block)
+        size = -(-num // blocks)
+        filled = jnp.concatenate([points, points[: blocks * size - num]])
+        filled = filled.reshape(blocks, size, dim)
+        join = lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)[..., :num]
+        return jax.tree.map(join, jax.lax.map(jax.checkpoint(some), filled))
+
+
+# With as many coefficients, arithmetic on them outweighs the second forward pass that
+# blocks cost. Measured: 1.2 to 1.6 times faster with 9 to 11, 0.8 to 1 with 3 or 4.
+_MANY = 8
 
 
 def seeds_of(wanted: Iterable[Wanted], points: Array) -> dict[Any, Any]:
