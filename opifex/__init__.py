@@ -15,6 +15,7 @@ from ._problem.base import (
     AbstractProblem as AbstractProblem,
     AbstractResidualProblem as AbstractResidualProblem,
     Aux as Aux,
+    Weighted as Weighted,
 )
 from ._problem.coefficients import (
     AbstractCoefficient as AbstractCoefficient,
@@ -68,6 +69,7 @@ from ._recovery.skip import Skip as Skip
 from ._results import is_fatal as is_fatal, RESULTS as RESULTS
 from ._sampler.base import AbstractSampler as AbstractSampler, resample as resample
 from ._sampler.fixed import Fixed as Fixed
+from ._sampler.importance import Importance as Importance
 from ._sampler.minibatch import Minibatch as Minibatch
 from ._sampler.quasi_random import (
     halton as halton,
@@ -75,7 +77,10 @@ from ._sampler.quasi_random import (
     QuasiRandom as QuasiRandom,
     sobol as sobol,
 )
+from ._sampler.r3 import R3 as R3
 from ._sampler.rad import RAD as RAD
+from ._sampler.rard import RARD as RARD
+from ._sampler.rarg import RARG as RARG
 from ._sampler.uniform import Uniform as Uniform
 from ._scan import filter_scan as filter_scan
 from ._state import (

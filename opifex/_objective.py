@@ -16,6 +16,9 @@ from ._problem.base import (
     AbstractResidualProblem,
     Aux,
     mean_squares,
+    plain,
+    point_weights,
+    weighted_sets,
 )
 from ._weighting.base import AbstractWeighting, Needs, Pointwise
 
@@ -140,7 +143,8 @@ class Objective(eqx.Module):
             residuals = checked_residuals(
                 self.problem, model, cast(part.batch), part.key
             )
-            terms, aux = mean_squares(residuals)
+            weights = point_weights(part.batch, residuals)
+            terms, aux = mean_squares(residuals, weights)
             residuals = self.precision.to_output(residuals)
             pointwise = self._pointwise(part, residuals)
             counted = pointwise.means(residuals)
@@ -169,8 +173,9 @@ class Objective(eqx.Module):
     def _pointwise(self, part: _Part, residuals: dict[str, Array]) -> Pointwise:
         if part.pointwise is not None:
             return part.pointwise
-        residuals = jax.lax.stop_gradient(residuals)
-        return self.weighting.at_points(self.weighting_state, residuals, part.batch)
+        residuals, batch = jax.lax.stop_gradient(residuals), plain(part.batch)
+        pointwise = self.weighting.at_points(self.weighting_state, residuals, batch)
+        return _reweighted(pointwise, point_weights(part.batch, residuals))
 
     def _settle(self, params: PyTree) -> tuple[dict[str, Array], Pointwise]:
         """The residuals at all points of all microbatches, and what weighs them."""
@@ -238,6 +243,16 @@ def _times(shares: Terms, values: Terms) -> Terms:
     return {name: shares[name].astype(v.dtype) * v for name, v in values.items()}
 
 
+def _reweighted(pointwise: Pointwise, weights: dict[str, Array]) -> Pointwise:
+    """The same, with what each point counts in the means multiplied in."""
+    own, multipliers = dict(pointwise.weights), dict(pointwise.multipliers)
+    for name, w in weights.items():
+        own[name] = own[name] * w.astype(own[name].dtype) if name in own else w
+        if name in multipliers:
+            multipliers[name] = multipliers[name] * w.astype(multipliers[name].dtype)
+    return Pointwise(own, multipliers)
+
+
 def _updated(rest: PyTree, model: PyTree) -> PyTree:
     """`rest` with the arrays of `model`, in the dtypes they had."""
 
@@ -252,6 +267,14 @@ def checked_terms(
 ) -> tuple[Terms, Aux]:
     """`problem.terms`, unless they are no terms of a loss."""
     name = type(problem).__name__
+    of_residuals = isinstance(problem, AbstractResidualProblem)
+    by_mean = of_residuals and type(problem).terms is AbstractResidualProblem.terms
+    if weighted_sets(batch) and not by_mean:
+        raise TypeError(
+            f"The points of {sorted(weighted_sets(batch))} carry weights, but `{name}` "
+            "has a method `terms` of its own, which would pass them over. Return these "
+            "terms from `residuals`, or use a sampler without weights, such as `RAD`."
+        )
     match problem.terms(model, batch, key):
         case dict() as terms, Aux() as aux if terms:
             pass
@@ -288,7 +311,7 @@ def checked_residuals(
         raise TypeError(
             f"`problem` must be an `AbstractResidualProblem`, got `{name}`."
         )
-    residuals = problem.stochastic_residuals(model, batch, key)
+    residuals = problem.stochastic_residuals(model, plain(batch), key)
     if not isinstance(residuals, dict) or not residuals:
         raise TypeError(
             f"`{name}.residuals` must return a dictionary of vectors, not empty, got "
@@ -330,8 +353,9 @@ def _kernel_trace(
         return x if x.ndim == 0 else x[j * x.shape[0] // num][None]
 
     def at_point(j: Count) -> Scalar:
+        batch = jtu.tree_map(lambda x: row(j, x), objective.batch)
+
         def residual(params):
-            batch = jtu.tree_map(lambda x: row(j, x), objective.batch)
             r = objective._residuals_of(params, batch, objective.key)[name]
             if r.shape != (1,):
                 raise ValueError(
@@ -345,7 +369,9 @@ def _kernel_trace(
         value, pull = jax.vjp(residual, params)
         (grads,) = jax.vmap(pull)(jnp.eye(value.size, dtype=value.dtype))
         squares = [jnp.sum(squared(g)).astype(float) for g in jtu.tree_leaves(grads)]
-        return sum(squares[1:], squares[0])
+        weighted = weighted_sets(batch).get(name.split("/")[0])
+        weight = 1.0 if weighted is None else weighted.weight[0].astype(float)
+        return weight * sum(squares[1:], squares[0])
 
     at_a_time = min(num, _AT_A_TIME)
     points = jnp.arange(num, dtype=jnp.int32)

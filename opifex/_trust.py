@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from ._custom_types import Key, Scalar
 from ._misc import check_count, squared
+from ._problem.base import plain
 from ._problem.conditions import part_of
 from ._problem.pde import PDE
 
@@ -78,7 +79,7 @@ def _measure(problem: PDE, model, batch, key: Key, num_points: int) -> dict[str,
     setting = problem.setting_with(coefficients)
     points = problem.domain.sample(num_points, jr.fold_in(key, 0))
     fresh = problem.equations(model, points)
-    seen = problem.equations(model, batch["interior"])
+    seen = problem.equations(model, plain(batch)["interior"])
     conditions = {}
     for i, condition in enumerate(problem.conditions):
         piece = part_of(problem.domain, condition.boundary)

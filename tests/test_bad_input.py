@@ -165,7 +165,9 @@ BAD = {
         r"Unknown name 'bounday' in `weighting`\. Did you mean 'boundary'\?",
     ),
     "rad": (
-        lambda: fit(recipe(sampler=SAMPLERS["rad"](), problem=Told(({"a": ONE}, AUX)))),
+        lambda: SAMPLERS["rad"]().resample(
+            SAMPLERS["rad"]().init(jr.key(0)), Told(({"a": ONE}, AUX)), None, jr.key(0)
+        ),
         TypeError,
         "`problem` must be an `AbstractResidualProblem`, got Told.*`Uniform`",
     ),

@@ -3,10 +3,10 @@ from typing import Any, Generic
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
 from .._custom_types import Batch, Count, Key, Model, Scalar, Terms
-from .._misc import squared
+from .._misc import squared, unknown_name
 
 
 class Aux(eqx.Module):
@@ -20,6 +20,43 @@ class Aux(eqx.Module):
     model: Any = None
     """The model with its buffers (batch statistics, ...) updated, or `None` where there
     are none. Its trained arrays are ignored."""
+
+
+class Weighted(eqx.Module):
+    """Points of a set that do not count alike: it stands in a batch for their array.
+
+    A term of the set is the mean of `weight |r|^2` over its points. So weights of a
+    quadrature rule have the mean one (those of points drawn with a probability `p` out
+    of `n` are `1 / (n p)`), and points of weight zero do not count. Residuals are asked
+    for at the points alone, and whatever else looks at the batch may read this like the
+    array of the points.
+
+    **Arguments:**
+
+    - `points`: where.
+    - `weight`: of each.
+    """
+
+    points: Inexact[Array, "points dim"]
+    weight: Float[Array, " points"]
+
+    def __check_init__(self):
+        if self.weight.shape != self.points.shape[:1]:
+            raise ValueError(
+                "`weight` must be one number a point, got shape "
+                f"{self.weight.shape} for points of shape {self.points.shape}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.points.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.points.ndim
+
+    def __getitem__(self, index: Any) -> Array:
+        return self.points[index]
 
 
 class AbstractProblem(eqx.Module, Generic[Model, Batch]):
@@ -58,7 +95,8 @@ class AbstractResidualProblem(AbstractProblem[Model, dict[str, Array]]):
         **Arguments:**
 
         - `model`: the pytree being trained.
-        - `batch`: sets of points `(points, dim)`, by name.
+        - `batch`: sets of points `(points, dim)`, by name; without the weights of
+            [`Weighted`][] sets, which the loss takes into account.
 
         **Returns:** one vector an equation, named after the set of points it was
         evaluated on: `"interior"`, or `"interior/continuity"` where several equations
@@ -75,7 +113,8 @@ class AbstractResidualProblem(AbstractProblem[Model, dict[str, Array]]):
         return self.residuals(model, batch)
 
     def terms(self, model, batch, key):
-        return mean_squares(self.stochastic_residuals(model, batch, key))
+        residuals = self.stochastic_residuals(model, plain(batch), key)
+        return mean_squares(residuals, point_weights(batch, residuals))
 
 
 def check_vectors(residuals: dict[str, Array]) -> None:
@@ -88,9 +127,60 @@ def check_vectors(residuals: dict[str, Array]) -> None:
             )
 
 
-def mean_squares(residuals: dict[str, Inexact[Array, " _points"]]) -> tuple[Terms, Aux]:
+def plain(batch: Any) -> Any:
+    """`batch` with the points alone of every [`Weighted`][] set."""
+    if not isinstance(batch, dict):
+        return batch
+    points = lambda x: x.points if isinstance(x, Weighted) else x
+    return {name: points(x) for name, x in batch.items()}
+
+
+def weighted_sets(batch: Any) -> dict[str, Weighted]:
+    """The sets of `batch` whose points carry weights."""
+    sets = batch if isinstance(batch, dict) else {}
+    return {name: x for name, x in sets.items() if isinstance(x, Weighted)}
+
+
+def point_weights(
+    batch: Any, residuals: dict[str, Array]
+) -> dict[str, Float[Array, " _points"]]:
+    """What each point of a residual counts, for those of [`Weighted`][] sets."""
+    sets, weights = weighted_sets(batch), {}
+    for name, r in residuals.items():
+        own = sets.get(name.split("/")[0])
+        if own is None:
+            continue
+        if own.weight.shape != r.shape:
+            raise ValueError(
+                f"The points of {name!r} carry weights of shape {own.weight.shape}, "
+                f"but their residual has shape {r.shape}. Return one number a point."
+            )
+        weights[name] = own.weight
+    unused = [name for name in sets if not any(_is_of(n, name) for n in residuals)]
+    for name in unused:
+        known = {n.split("/")[0] for n in residuals}
+        raise ValueError(unknown_name("weights of points", name, known))
+    return weights
+
+
+def _is_of(term: str, name: str) -> bool:
+    return term.split("/")[0] == name
+
+
+def mean_squares(
+    residuals: dict[str, Inexact[Array, " _points"]],
+    weights: dict[str, Float[Array, " _points"]] | None = None,
+) -> tuple[Terms, Aux]:
     """The terms that follow from residuals, with the numbers of their points."""
     check_vectors(residuals)
-    terms = {name: jnp.mean(squared(r)) for name, r in residuals.items()}
+    weights = weights or {}
+
+    def mean(name, r):
+        square = squared(r)
+        if name in weights:
+            square = weights[name].astype(square.dtype) * square
+        return jnp.mean(square)
+
+    terms = {name: mean(name, r) for name, r in residuals.items()}
     counts = {name: jnp.array(r.size) for name, r in residuals.items()}
     return terms, Aux(counts=counts)

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from .._misc import Frozen
-from .base import AbstractResidualProblem
+from .base import AbstractResidualProblem, plain
 from .coefficients import Inverse
 
 
@@ -66,7 +66,7 @@ def coefficient_errors(
     """
     if not isinstance(model, Inverse) or not model.coefficients:
         return {}
-    return _errors(problem, model, batch)
+    return _errors(problem, model, plain(batch))
 
 
 @eqx.filter_jit

@@ -1,57 +1,52 @@
-import math
+from dataclasses import replace
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int
 
-from .._custom_types import Key
-from .._misc import check_count, squared, unknown_name
-from .._problem.base import AbstractResidualProblem, check_vectors
+from .._misc import check_count
 from ..geometry.base import AbstractDomain
-from .base import AbstractSampler, check_domains, PointSets
-from .uniform import sample_each
+from .adaptive import (
+    AbstractAdaptive,
+    as_equations,
+    Candidates,
+    check_sets,
+    draw,
+    first,
+)
+from .base import AbstractSampler, check_domains
+from .density import choose, Density
+from .misfit import BATCH_SIZE, Equations
+from .uniform import Uniform
 
 
-def rad_logits(
-    residual: Float[Array, " n"], *, k: float = 1.0, c: float = 1.0
-) -> Float[Array, " n"]:
-    """The log-density of the residual-based adaptive distribution.
-
-    `log(|r|^k / mean(|r|^k) + c)`, equation (2) of Wu et al. (2023). Residuals that
-    are NaN or infinite count as the largest finite one.
-    """
-    size = jnp.abs(residual)
-    largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0))
-    size = jnp.where(jnp.isfinite(size), size, largest)
-    # Scaled by the largest, so that the power neither overflows nor vanishes.
-    power = (size / jnp.where(largest > 0, largest, 1)) ** k
-    mean = jnp.mean(power)
-    return jnp.log(jnp.where(mean > 0, power / jnp.where(mean > 0, mean, 1), 1) + c)
-
-
-def choose(logits: Float[Array, " n"], num: int, key: Key) -> Int[Array, " num"]:
-    """`num` distinct indices, drawn without replacement in proportion to `exp(logits)`.
-
-    By Gumbel's top-k (Kool, van Hoof and Welling, "Stochastic beams and where to find
-    them", ICML 2019).
-    """
-    gumbel = jr.gumbel(key, logits.shape, logits.dtype)
-    return jax.lax.top_k(logits + gumbel, num)[1]
-
-
-class RAD(AbstractSampler[PointSets, PointSets]):
+class RAD(AbstractAdaptive):
     """More points where the residual is larger: residual-based adaptive distribution.
 
-    Once a chunk all points of the sets in `num_candidates` are replaced by a draw from
-    fresh uniform candidates; the other sets are drawn anew, uniformly.
+    Once in `every` chunks all points of the sets in `num_candidates` are replaced by a
+    draw, without replacement, from fresh candidates; the other sets are drawn anew.
+    With no set in `num_candidates` these are points that are resampled at random.
 
     **Arguments:**
 
     - `domains`: where the points of each named set lie.
     - `num_points`: how many each set has.
     - `num_candidates`: out of how many they are chosen, for the sets that adapt.
-    - `k`, `c`: of [`rad_logits`][]. `k = c = 1` is the authors' choice.
+    - `k`, `c`: a candidate is chosen in proportion to `|r|^k / mean(|r|^k) + c`.
+        `k = c = 1` is the authors' choice.
+    - `temperature`: divides the logarithm of that.
+    - `min_probability`: the least probability of a candidate.
+    - `every`: in how many chunks the points are replaced once; in between the residual
+        is not evaluated. A chunk is as many steps as the [`Recipe`][] says.
+    - `candidates`: makes the sampler that all points come from, of the domains and the
+        numbers of points: [`Uniform`][], [`QuasiRandom`][], or a function of your own.
+    - `residual`: by which equations the points are placed: `"sum"` for the root of the
+        sum of squares of all that the set has, or the names of one or some.
+    - `batch_size`: at how many points the residual is evaluated in one go, which bounds
+        the memory.
+
+    **Raises:** `ValueError` for sets that do not exist, for fewer candidates than
+    points, and for a `min_probability` that so many candidates cannot have.
 
     ??? cite "Reference"
 
@@ -63,52 +58,66 @@ class RAD(AbstractSampler[PointSets, PointSets]):
     domains: dict[str, AbstractDomain]
     num_points: dict[str, int]
     num_candidates: dict[str, int]
-    k: float = 1.0
-    c: float = 1.0
+    density: Density
+    start: AbstractSampler
+    pool: AbstractSampler
+    every: int = eqx.field(static=True)
+    residual: Equations = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True)
 
-    def __check_init__(self):
-        check_domains(self.domains, self.num_points)
-        for name, count in self.num_candidates.items():
-            if name not in self.domains:
-                raise ValueError(unknown_name("num_candidates", name, self.domains))
-            check_count(f"num_candidates[{name!r}]", count, least=self.num_points[name])
-        if not (math.isfinite(self.k) and self.k >= 0 and self.c >= 0):
-            raise ValueError(
-                f"`k` and `c` must not be negative, got k={self.k!r}, c={self.c!r}."
-            )
+    def __init__(
+        self,
+        domains: dict[str, AbstractDomain],
+        num_points: dict[str, int],
+        num_candidates: dict[str, int],
+        k: int | float = 1.0,
+        c: int | float = 1.0,
+        *,
+        temperature: int | float = 1.0,
+        min_probability: int | float = 0.0,
+        every: int = 1,
+        candidates: Candidates = Uniform,
+        residual: str | tuple[str, ...] = "sum",
+        batch_size: int = BATCH_SIZE,
+    ):
+        check_domains(domains, num_points)
+        check_sets("num_candidates", num_candidates, domains, num_points)
+        check_count("every", every)
+        check_count("batch_size", batch_size)
+        self.domains = domains
+        self.num_points = num_points
+        self.num_candidates = num_candidates
+        self.density = Density(k, c, temperature, min_probability)
+        for num in num_candidates.values():
+            self.density.check_floor(num)
+        self.start = candidates(domains, num_points)
+        self.pool = candidates(domains, num_points | num_candidates)
+        self.every = every
+        self.residual = as_equations(residual)
+        self.batch_size = batch_size
+
+    @property
+    def adapts(self):
+        return tuple(sorted(self.num_candidates))
 
     def init(self, key):
-        return sample_each(self.domains, self.num_points, key)
+        count = {name: self.num_points[name] for name in self.adapts}
+        return first(draw(self.start, key), count)
 
     def batch(self, state, key, step):
         del key, step
-        return state
+        return state.points
 
-    def resample(self, state, problem, model, key):
-        if not isinstance(problem, AbstractResidualProblem):
-            raise TypeError(
-                "`RAD` places points by their residuals, so `problem` must be an "
-                f"`AbstractResidualProblem`, got {type(problem).__name__}. Use "
-                "`Uniform` or `QuasiRandom` instead."
-            )
-        new_key, choose_key = jr.split(key)
-        candidates = sample_each(
-            self.domains, self.num_points | self.num_candidates, new_key
-        )
-        residuals = problem.residuals(model, candidates)
-        check_vectors(residuals)
-        points = candidates
-        for i, name in enumerate(sorted(self.num_candidates)):
-            logits = rad_logits(_density(residuals, name), k=self.k, c=self.c)
-            index = choose(logits, self.num_points[name], jr.fold_in(choose_key, i))
+    def renew(self, state, problem, model, key):
+        draw_key, choose_key = jr.split(key)
+        candidates = draw(self.pool, draw_key)
+        points, density = candidates, {}
+        for i, name in enumerate(self.adapts):
+            sizes = self.sizes(problem, model, candidates, name)
+            logits = self.density.log_probability(sizes)
+            num, by = self.num_points[name], jr.fold_in(choose_key, i)
+            index = choose(logits, num, by)
             points = points | {name: candidates[name][index]}
-        return points
-
-
-def _density(residuals: dict[str, Array], name: str) -> Array:
-    # Equations that share a set of points are named "set/equation".
-    own = [squared(r) for n, r in residuals.items() if n.split("/")[0] == name]
-    if not own:
-        known = {n.split("/")[0] for n in residuals}
-        raise ValueError(unknown_name("num_candidates", name, known))
-    return jnp.sqrt(sum(own[1:], own[0]))
+            density[name] = jnp.exp(logits[index]) * logits.shape[0]
+        age = {name: jnp.zeros_like(x) for name, x in state.age.items()}
+        return replace(state, points=points, density=density, age=age)
