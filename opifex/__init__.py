@@ -6,6 +6,8 @@ from ._callback.base import AbstractCallback as AbstractCallback
 from ._callback.collect import Collect as Collect, join as join
 from ._callback.history import History as History
 from ._callback.progress import ProgressBar as ProgressBar
+from ._cascade.levels import cascade as cascade, Level as Level
+from ._cascade.resize import prolongate as prolongate, restrict as restrict
 from ._ensemble import Ensemble as Ensemble, ensemble as ensemble
 from ._fit import fit as fit, TrainingError as TrainingError
 from ._optimizer.phases import phases as phases
@@ -42,6 +44,14 @@ from ._problem.conservation import (
     symmetry as symmetry,
 )
 from ._problem.exact import Constrained as Constrained
+from ._problem.operator import (
+    coarsen as coarsen,
+    Normalised as Normalised,
+    operator_problem as operator_problem,
+    relative_h1 as relative_h1,
+    unit_gaussian as unit_gaussian,
+    UnitGaussian as UnitGaussian,
+)
 from ._problem.pde import PDE as PDE
 from ._problem.physics_informed import PhysicsInformed as PhysicsInformed
 from ._problem.supervised import (
@@ -89,6 +99,15 @@ from ._state import (
     TrainingState as TrainingState,
 )
 from ._step import init as init, train_step as train_step, trainable as trainable
+from ._transfer.base import (
+    AbstractTransfer as AbstractTransfer,
+    prolongate_model as prolongate_model,
+    restrict_model as restrict_model,
+)
+from ._transfer.chain import Chain as Chain
+from ._transfer.deepen import Deepen as Deepen
+from ._transfer.modes import PadModes as PadModes
+from ._transfer.widen import Widen as Widen
 from ._trust import SUSPICIOUS_RATIO as SUSPICIOUS_RATIO, trust as trust
 from ._validation import (
     HeldOut as HeldOut,

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from ._misc import unknown_name
-from .zoo import BENCHMARKS, make_benchmark, OPTIMIZERS, SAMPLERS
+from .zoo import BENCHMARKS, find_benchmark, OPERATORS, OPTIMIZERS, SAMPLERS
 from .zoo.run import Config, run
 
 
@@ -83,8 +83,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     del options
-    for name in sorted(BENCHMARKS):
-        benchmark = make_benchmark(name)
+    for name in sorted(BENCHMARKS | OPERATORS):
+        benchmark = find_benchmark(name)
         print(f"{name:28}{benchmark.title}")
     return 0
 
@@ -119,7 +119,7 @@ def _folder(options: argparse.Namespace) -> Path:
 
 def _config(options: argparse.Namespace, folder: Path) -> Config:
     """What was asked for, over what the run had before, over what suits the problem."""
-    benchmark = make_benchmark(options.problem)
+    benchmark = find_benchmark(options.problem)
     values: dict[str, Any] = {
         "problem": options.problem,
         "steps": benchmark.steps,
@@ -168,6 +168,8 @@ def _report(figures: dict[str, Any], folder: Path) -> None:
         f"relative L2 error {figures['rel_l2']:.2e} "
         f"(of the reference itself: {figures['reference_error']:.0e}{floor})"
     )
+    if "rel_l2_fine" in figures:
+        print(f"on a grid twice as fine {figures['rel_l2_fine']:.2e}")
     for name, found in figures.get("coefficients", {}).items():
         print(
             f"{name} = {found['value']:.6g} +- {found['error_bar']:.2g} "

@@ -337,6 +337,14 @@ def test_backtrack_step_by_step(events, models, scale):
     assert scales[-1] == scale
 
 
+def test_a_scale_that_was_set_stays():
+    """Only what Backtrack itself took from the steps is given back."""
+    recovery = opx.Backtrack(heal_after=3)
+    state = replace(begin(recovery), step_scale=jnp.array(0.25))
+    _, (_, scales, _) = feed_events(recovery, state, [*[OK] * 7, BIG, *[OK] * 9])
+    np.testing.assert_array_equal(scales, [0.25] * 7 + [0.125] * 3 + [0.25] * 7)
+
+
 @pytest.mark.parametrize(
     ("chunks", "grounds", "end"),
     [

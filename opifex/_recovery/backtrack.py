@@ -22,8 +22,9 @@ _MAX_SPIKES = 3
 
 
 # Consecutive steps kept and not; ways back since the ground last moved; last resorts
-# taken; norms that entered the quantile.
-_COUNTERS = ("healthy", "failures", "attempts", "reinits", "observed")
+# taken; norms that entered the quantile; ways back that shortened the steps and have
+# not healed (the scale itself may have been lowered by others, for good).
+_COUNTERS = ("healthy", "failures", "attempts", "reinits", "observed", "cuts")
 # The lowest loss of a kept step; the quantile of the logarithm of the gradient norm;
 # the norm beyond which a gradient is a spike. (Kept, though it follows from the
 # quantile: what decides about a step enters every array of the state, so be it cheap.)
@@ -162,6 +163,10 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             tree_where(back, state.ground, (before.model, before.opt_state)),
         )
         record = self._counted(state.record, info, kept, back)
+        heals = (record.healthy > 0) & (record.healthy % self.heal_after == 0)
+        heals = heals & (record.cuts > 0)
+        cuts = record.cuts + back.astype(jnp.int32) - heals.astype(jnp.int32)
+        record = record.change(cuts=cuts)
         # In a branch of its own, because it concerns few steps.
         suspects, faults = jax.lax.cond(
             kept,
@@ -183,7 +188,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             model=model,
             opt_state=opt_state,
             recovery_state=_BacktrackState(state.ground, record),
-            step_scale=self._scale(before.step_scale, record.healthy, back),
+            step_scale=self._scale(before.step_scale, heals, back),
             clip_norm=clip_norm,
         )
         return after, replace(info, result=result)
@@ -227,9 +232,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         anew = (record.observed == 0) | large
         return jnp.where(anew, log, old + jnp.where(log > old, up, down))
 
-    def _scale(self, scale: Scalar, healthy: Count, back: Flag) -> Scalar:
-        heals = (healthy > 0) & (healthy % self.heal_after == 0)
-        healed = jnp.where(heals, jnp.minimum(1.0, scale / self.factor), scale)
+    def _scale(self, scale: Scalar, heals: Flag, back: Flag) -> Scalar:
+        healed = jnp.where(heals, scale / self.factor, scale)
         return jnp.where(back, self.factor * scale, healed)
 
     def anchor(self, start, end):
@@ -254,6 +258,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         record = record.change(
             suspects=record.suspects & ~(sound | again),
             attempts=jnp.where(again, 0, attempts),
+            cuts=record.cuts + broken.astype(jnp.int32),
             reinits=record.reinits + again.astype(jnp.int32),
             lowest=jnp.where(again, jnp.inf, record.lowest),
             faults=record.faults.count(rolled_back=broken, reinitialised=again),

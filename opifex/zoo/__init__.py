@@ -1,8 +1,10 @@
 from .base import Benchmark as Benchmark, Reference as Reference
 from .recipe import (
     BENCHMARKS as BENCHMARKS,
+    find_benchmark as find_benchmark,
     make_benchmark as make_benchmark,
     make_recipe as make_recipe,
+    OPERATORS as OPERATORS,
     OPTIMIZERS as OPTIMIZERS,
     SAMPLERS as SAMPLERS,
 )

@@ -18,6 +18,7 @@ from .._problem.pde import PDE
 from .._problem.uncertainty import coefficient_errors
 from .._recipe import Recipe
 from .._results import RESULT_NAMES
+from .._sampler.adaptive import Placed
 from .._state import TrainingState
 from .._trust import trust
 from .base import Benchmark, Fields, Reference
@@ -64,7 +65,7 @@ def judge(
     - `path`: where to write what there is to be drawn, see [`save_solution`][].
     """
     reference = benchmark.reference()
-    members = [state] if state.step.ndim == 0 else _members(state)
+    members = members_of(state)
     fields = [
         reference.aligned(benchmark.evaluate(m.model, reference)) for m in members
     ]
@@ -72,16 +73,7 @@ def judge(
     chosen = int(np.argmin([float(m.progress.best_loss) for m in members]))
     member = members[chosen]
     save_solution(fields[chosen], reference, member.sampler_state, path)
-    arrays = jtu.tree_leaves(eqx.filter(member.model, recipe.trainable(member.model)))
-    figures = {
-        "problem": benchmark.name,
-        "rel_l2": errors[chosen],
-        "reference_error": reference.error,
-        "at_reference_floor": reference.floor(errors[chosen]),
-        "steps": int(member.step),
-        "n_params": sum(x.size for x in arrays),
-        "result": RESULT_NAMES[int(member.progress.result._value)],
-    }
+    figures = common_figures(benchmark.name, errors[chosen], reference, recipe, member)
     if len(reference.values) > 1:
         by_field = reference.rel_l2_fields(fields[chosen])
         figures["rel_l2_fields"] = {name: float(e) for name, e in by_field.items()}
@@ -90,6 +82,33 @@ def judge(
         trained = jtu.tree_map(lambda x: x[chosen], trained)
     trained = jtu.tree_map(jnp.asarray, trained)
     return figures | _doubts(benchmark, recipe, member, trained)
+
+
+def common_figures(
+    name: str,
+    error: float,
+    reference: Reference,
+    recipe: Recipe,
+    member: TrainingState,
+) -> dict[str, Any]:
+    """The figures that every run has.
+
+    **Arguments:**
+
+    - `name`: of the benchmark.
+    - `error`: relative to `reference`.
+    - `recipe`, `member`: how it was trained, and the state of the end.
+    """
+    arrays = jtu.tree_leaves(eqx.filter(member.model, recipe.trainable(member.model)))
+    return {
+        "problem": name,
+        "rel_l2": error,
+        "reference_error": reference.error,
+        "at_reference_floor": reference.floor(error),
+        "steps": int(member.step),
+        "n_params": sum(x.size for x in arrays),
+        "result": RESULT_NAMES[int(member.progress.result._value)],
+    }
 
 
 def _doubts(
@@ -116,7 +135,10 @@ def _doubts(
     return figures
 
 
-def _members(state: TrainingState) -> list[TrainingState]:
+def members_of(state: TrainingState) -> list[TrainingState]:
+    """The members of an ensemble; a single run is its own only one."""
+    if state.step.ndim == 0:
+        return [state]
     arrays, static = eqx.partition(state, eqx.is_array)
     pick = lambda i: jtu.tree_map(lambda x: x[i], arrays)
     return [eqx.combine(pick(i), static) for i in range(len(state.step))]
@@ -144,6 +166,7 @@ def save_solution(
         arrays[f"reference_{name}"] = np.asarray(values)
     for i, axis in enumerate((reference.axes or {}).values()):
         arrays[f"axis{i}"] = np.asarray(axis)
+    sampled = sampled.points if isinstance(sampled, Placed) else sampled
     if isinstance(sampled, dict) and "interior" in sampled:  # some keep no points
         arrays["sampled"] = np.asarray(sampled["interior"])
     np.savez(path, allow_pickle=False, **arrays)

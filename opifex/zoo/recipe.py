@@ -16,8 +16,12 @@ from .._sampler.quasi_random import halton, latin_hypercube, QuasiRandom, sobol
 from .._sampler.rad import RAD
 from .._sampler.uniform import sample_each, Uniform
 from .base import Benchmark
+from .operators.base import OperatorBenchmark
+from .operators.problems import burgers_operator, darcy
 from .problems import elliptic, evolution, flow, heat, inverse, many_dims, transport
 
+
+_MINIBATCH = "minibatch"
 
 # By name; each gives the benchmark with its points in a dtype.
 BENCHMARKS: dict[str, Callable[[Any], Benchmark]] = {
@@ -40,7 +44,13 @@ BENCHMARKS: dict[str, Callable[[Any], Benchmark]] = {
     "wave": evolution.wave,
 }
 
-SAMPLERS: dict[str, Callable[[Benchmark, int], AbstractSampler]] = {
+# Those that learn a map between functions.
+OPERATORS: dict[str, Callable[[Any], OperatorBenchmark]] = {
+    "burgers-operator": burgers_operator,
+    "darcy": darcy,
+}
+
+SAMPLERS: dict[str, Callable[[Any, int], AbstractSampler]] = {
     "rad": lambda b, seed: RAD(b.domains, b.num_points, b.num_candidates),
     "uniform": lambda b, seed: Uniform(b.domains, b.num_points),
     "fixed": lambda b, seed: Fixed(
@@ -49,6 +59,7 @@ SAMPLERS: dict[str, Callable[[Benchmark, int], AbstractSampler]] = {
     "sobol": lambda b, seed: _quasi_random(b, sobol, seed),
     "halton": lambda b, seed: _quasi_random(b, halton, seed),
     "latin-hypercube": lambda b, seed: _quasi_random(b, latin_hypercube, seed),
+    _MINIBATCH: lambda b, seed: b.minibatch(),
 }
 
 
@@ -58,24 +69,28 @@ def _quasi_random(benchmark: Benchmark, sequence, seed: int) -> QuasiRandom:
     )
 
 
-def _decaying(steps: int) -> optax.Schedule:
-    return optax.cosine_decay_schedule(5e-3, steps)
+def _decaying(steps: int, rate: float) -> optax.Schedule:
+    return optax.cosine_decay_schedule(rate, steps)
 
 
-def _adam_then(optim: optax.GradientTransformation, steps: int):
+def _adam_then(optim: optax.GradientTransformation, steps: int, rate: float):
     first = min(500, steps)
-    return phases((optax.adam(5e-3), first), (optim, max(steps - first, 1)))
+    return phases((optax.adam(rate), first), (optim, max(steps - first, 1)))
 
 
-OPTIMIZERS: dict[str, Callable[[int], optax.GradientTransformation]] = {
-    "adam": lambda steps: optax.adam(_decaying(steps)),
-    "adamw": lambda steps: optax.adamw(_decaying(steps)),
-    "sgd": lambda steps: optax.sgd(_decaying(steps), momentum=0.9),
-    "muon": lambda steps: optax.contrib.muon(_decaying(steps)),
-    "lbfgs": lambda steps: optax.lbfgs(memory_size=50),
-    "ssbroyden": lambda steps: ssbroyden(),
-    "adam+lbfgs": lambda steps: _adam_then(optax.lbfgs(memory_size=50), steps),
-    "adam+ssbroyden": lambda steps: _adam_then(ssbroyden(), steps),
+# From the number of steps and the learning rate of the start, which those of second
+# order have no use for.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": lambda steps, rate=5e-3: optax.adam(_decaying(steps, rate)),
+    "adamw": lambda steps, rate=5e-3: optax.adamw(_decaying(steps, rate)),
+    "sgd": lambda steps, rate=5e-3: optax.sgd(_decaying(steps, rate), momentum=0.9),
+    "muon": lambda steps, rate=5e-3: optax.contrib.muon(_decaying(steps, rate)),
+    "lbfgs": lambda steps, rate=5e-3: optax.lbfgs(memory_size=50),
+    "ssbroyden": lambda steps, rate=5e-3: ssbroyden(),
+    "adam+lbfgs": lambda steps, rate=5e-3: _adam_then(
+        optax.lbfgs(memory_size=50), steps, rate
+    ),
+    "adam+ssbroyden": lambda steps, rate=5e-3: _adam_then(ssbroyden(), steps, rate),
 }
 
 
@@ -86,8 +101,16 @@ def make_benchmark(name: str, dtype: Any = None) -> Benchmark:
     return BENCHMARKS[name](dtype)
 
 
+def find_benchmark(name: str, dtype: Any = None) -> Benchmark | OperatorBenchmark:
+    """What the command line calls by that name, its numbers in `dtype`."""
+    known = BENCHMARKS | OPERATORS
+    if name not in known:
+        raise ValueError(unknown_name("problem", name, known))
+    return known[name](dtype)
+
+
 def make_recipe(
-    benchmark: Benchmark,
+    benchmark: Benchmark | OperatorBenchmark,
     *,
     sampler: str,
     optimizer: str,
@@ -109,9 +132,14 @@ def make_recipe(
         raise ValueError(unknown_name("sampler", sampler, SAMPLERS))
     if optimizer not in OPTIMIZERS:
         raise ValueError(unknown_name("optimizer", optimizer, OPTIMIZERS))
-    return Recipe(
-        benchmark.problem,
-        OPTIMIZERS[optimizer](steps),
-        SAMPLERS[sampler](benchmark, seed),
-        steps=chunk,
-    )
+    if isinstance(benchmark, OperatorBenchmark) != (sampler == _MINIBATCH):
+        raise ValueError(
+            f"`sampler` is {sampler!r}, which does not go with {benchmark.name!r}. Use "
+            f"{_MINIBATCH!r} to learn an operator from pairs of functions, and one "
+            "that places points to solve an equation."
+        )
+    points = SAMPLERS[sampler](benchmark, seed)
+    if isinstance(benchmark, OperatorBenchmark):
+        optim = OPTIMIZERS[optimizer](steps, benchmark.learning_rate)
+        return Recipe(benchmark.problem(), optim, points, steps=chunk)
+    return Recipe(benchmark.problem, OPTIMIZERS[optimizer](steps), points, steps=chunk)

@@ -29,7 +29,9 @@ from .._results import RESULT_NAMES
 from .._state import TrainingState
 from .base import Benchmark
 from .judge import judge, Trained
-from .recipe import make_benchmark, make_recipe
+from .operators.base import OperatorBenchmark
+from .operators.judge import judge_operator
+from .recipe import find_benchmark, make_recipe
 
 
 # Steps between two resamplings, checkpoints and movements of the progress bar.
@@ -82,7 +84,7 @@ def run(
     if not time_budget > 0:
         raise ValueError(f"`time_budget` must be positive, got {time_budget!r}.")
     wall, dtype = time.perf_counter(), jnp.dtype(config.dtype)
-    benchmark = make_benchmark(config.problem, dtype)
+    benchmark = find_benchmark(config.problem, dtype)
     recipe = make_recipe(
         benchmark,
         sampler=config.sampler,
@@ -107,9 +109,13 @@ def run(
         state = _train(config, recipe, state, callbacks, time_budget)
     except TrainingError as error:
         state = error.state
-    # A run that is resumed at its end trains no more.
-    points = trained[-1] if trained else state.sampler_state
-    figures = judge(benchmark, recipe, state, points, folder / "solution.npz")
+    path = folder / "solution.npz"
+    if isinstance(benchmark, OperatorBenchmark):
+        figures = judge_operator(benchmark, recipe, state, path)
+    else:
+        # A run that is resumed at its end trains no more.
+        points = trained[-1] if trained else state.sampler_state
+        figures = judge(benchmark, recipe, state, points, path)
     figures |= {
         "dtype": config.dtype,
         "resumable": figures["result"] in _RESUMABLE,
@@ -120,7 +126,9 @@ def run(
     return figures
 
 
-def _first_state(config: Config, benchmark: Benchmark, recipe: Recipe) -> TrainingState:
+def _first_state(
+    config: Config, benchmark: Benchmark | OperatorBenchmark, recipe: Recipe
+) -> TrainingState:
     def start(key):
         model_key, run_key = jr.split(key)
         model = benchmark.model(model_key, jnp.dtype(config.dtype))
