@@ -1,0 +1,189 @@
+"""Optimizers and schedules by name, for configurations that are written as text."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from .._misc import unknown_name
+from .ssbroyden import ssbroyden
+
+
+class _Entry(NamedTuple):
+    """How to make an optimizer or a schedule, and what it calls its settings."""
+
+    make: Callable[..., Any]
+    settings: Mapping[str, str]
+    searches: bool = False  # along a line, and so needs no learning rate
+
+
+def _muon(learning_rate, *, weight_decay=0.0, **settings):
+    # It leaves all but matrices to Adam, whose weight decay is another argument.
+    return optax.contrib.muon(
+        learning_rate,
+        weight_decay=weight_decay,
+        adam_weight_decay=weight_decay,
+        **settings,
+    )
+
+
+_ADAM = {"beta1": "b1", "beta2": "b2", "eps": "eps"}
+_DECAYS = {"weight_decay": "weight_decay"}
+
+OPTIMIZERS: dict[str, _Entry] = {
+    "adabelief": _Entry(optax.adabelief, _ADAM),
+    "adagrad": _Entry(optax.adagrad, {"eps": "eps"}),
+    "adam": _Entry(optax.adam, _ADAM),
+    "adamax": _Entry(optax.adamax, _ADAM),
+    "adamw": _Entry(optax.adamw, _ADAM | _DECAYS),
+    "amsgrad": _Entry(optax.amsgrad, _ADAM),
+    "lamb": _Entry(optax.lamb, _ADAM | _DECAYS),
+    "lbfgs": _Entry(optax.lbfgs, {}, searches=True),
+    "lion": _Entry(optax.lion, {"beta1": "b1", "beta2": "b2"} | _DECAYS),
+    "muon": _Entry(
+        _muon,
+        {"momentum": "beta", "beta1": "adam_b1", "beta2": "adam_b2", "eps": "eps"}
+        | _DECAYS,
+    ),
+    "nadam": _Entry(optax.nadam, _ADAM),
+    "nadamw": _Entry(optax.nadamw, _ADAM | _DECAYS),
+    "radam": _Entry(optax.radam, _ADAM),
+    "rmsprop": _Entry(
+        optax.rmsprop, {"momentum": "momentum", "beta2": "decay", "eps": "eps"}
+    ),
+    "sgd": _Entry(optax.sgd, {"momentum": "momentum"}),
+    "ssbroyden": _Entry(ssbroyden, {}, searches=True),
+    "yogi": _Entry(optax.yogi, _ADAM),
+}
+"""What [`named_optimizer`][] knows."""
+
+
+def searches_along_a_line(name: str) -> bool:
+    """Whether an optimizer finds the length of its steps by itself.
+
+    **Raises:** `ValueError` for a name that is not in `OPTIMIZERS`.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(unknown_name("optimizer_type", name, OPTIMIZERS))
+    return OPTIMIZERS[name].searches
+
+
+def named_optimizer(
+    name: str,
+    learning_rate: Any,
+    *,
+    grad_clip: int | float | None = None,
+    **settings: int | float | None,
+) -> optax.GradientTransformation:
+    """An optimizer by its name.
+
+    **Arguments:**
+
+    - `name`: out of `OPTIMIZERS`.
+    - `learning_rate`: a number or a schedule. Those that search along a line do not
+        look at it.
+    - `grad_clip`: the norm to which the gradient is clipped beforehand.
+    - `settings`: `weight_decay`, `momentum`, `beta1`, `beta2`, `eps`, as far as the
+        optimizer has them; `None` for its own default. Every optimizer that does not
+        search along a line has a weight decay: its own, or else that of the gradient,
+        to which `weight_decay` times the parameters is added.
+
+    **Raises:** `ValueError` for an unknown name, and for a setting that it has not.
+    """
+    if searches_along_a_line(name):
+        _check_settings(name, settings | {"grad_clip": grad_clip}, ())
+        return OPTIMIZERS[name].make()
+    make, known, _ = OPTIMIZERS[name]
+    _check_settings(name, settings, {*known, "weight_decay"})
+    given = {known[k]: v for k, v in settings.items() if v is not None and k in known}
+    optim = make(learning_rate, **given)
+    decay = settings.get("weight_decay")
+    before = [] if grad_clip is None else [optax.clip_by_global_norm(grad_clip)]
+    if decay is not None and "weight_decay" not in known:
+        before.append(optax.add_decayed_weights(decay))
+    return optax.chain(*before, optim) if before else optim
+
+
+def _check_settings(name: str, settings: Mapping[str, Any], known: Any) -> None:
+    for key, value in settings.items():
+        if value is not None and key not in known:
+            raise ValueError(
+                f"`{key}` = {value!r} has no meaning for the optimizer {name!r}, which "
+                f"has {sorted(known) or 'no settings'}. Leave it out."
+            )
+
+
+def _cosine(learning_rate, steps, alpha=0.0):
+    return optax.cosine_decay_schedule(learning_rate, steps, alpha)
+
+
+def _exponential(learning_rate, steps, rate=0.9, decay_steps=None):
+    return optax.exponential_decay(learning_rate, decay_steps or steps, rate)
+
+
+def _linear(learning_rate, steps):
+    return optax.linear_schedule(learning_rate, 0.0, steps)
+
+
+def _warmup_cosine(learning_rate, steps, alpha=0.0, warmup_steps=None):
+    warmup = max(steps // 10, 1) if warmup_steps is None else warmup_steps
+    if not 0 < warmup < steps:
+        raise ValueError(
+            f"`warmup_steps` must lie between 0 and `total_steps` = {steps}, got "
+            f"{warmup}."
+        )
+    return optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, warmup, steps, alpha * learning_rate
+    )
+
+
+SCHEDULES: dict[str, _Entry] = {
+    "constant": _Entry(lambda rate, steps: optax.constant_schedule(rate), {}),
+    "cosine": _Entry(_cosine, {"cosine_alpha": "alpha"}),
+    "exponential": _Entry(
+        _exponential, {"decay_rate": "rate", "decay_steps": "decay_steps"}
+    ),
+    "linear": _Entry(_linear, {}),
+    "warmup_cosine": _Entry(
+        _warmup_cosine, {"cosine_alpha": "alpha", "warmup_steps": "warmup_steps"}
+    ),
+}
+"""What [`named_schedule`][] knows."""
+
+
+def named_schedule(
+    name: str,
+    learning_rate: int | float,
+    total_steps: int,
+    **settings: int | float | None,
+) -> optax.Schedule:
+    """A learning rate by steps: an optax schedule by its name.
+
+    - `"constant"`: the learning rate itself.
+    - `"cosine"`: to `cosine_alpha` (0) times it, in `total_steps`.
+    - `"exponential"`: times `decay_rate` (0.9) every `decay_steps` (`total_steps`).
+    - `"linear"`: to zero, in `total_steps`.
+    - `"warmup_cosine"`: from zero in `warmup_steps` (a tenth), then as `"cosine"`; both
+        together take `total_steps`.
+
+    **Raises:** `ValueError` for an unknown name, and for a setting that it has not.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(unknown_name("schedule_type", name, SCHEDULES))
+    make, known, _ = SCHEDULES[name]
+    for key, value in settings.items():
+        if value is not None and key not in known:
+            raise ValueError(
+                f"`{key}` = {value!r} has no meaning for the schedule {name!r}, which "
+                f"has {sorted(known) or 'no settings'}. Leave it out."
+            )
+    given = {known[key]: v for key, v in settings.items() if v is not None}
+    schedule = make(learning_rate, total_steps, **given)
+
+    def at(count):
+        # Optax is not strict about dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            return schedule(count)
+
+    return at

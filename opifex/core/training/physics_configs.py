@@ -1,0 +1,318 @@
+"""The documented configurations of physics in training, of metrics and of logs."""
+
+import dataclasses
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..._misc import check_count, unknown_name
+from ..._problem.conditions import AbstractCondition
+from ...geometry.base import AbstractDomain
+from .._checks import change, check_callable, check_flag, check_names, check_number
+from .._strict import strict
+
+
+__all__ = [
+    "BoundaryConfig",
+    "ConservationConfig",
+    "DFTConfig",
+    "LoggingConfig",
+    "MetricsTrackingConfig",
+    "MultiScaleConfig",
+    "QuantumTrainingConfig",
+    "SCFConfig",
+]
+
+
+def __dir__():
+    return __all__
+
+
+LAWS = ("mass", "momentum", "energy", "symmetry")
+ENFORCEMENTS = ("penalty", "augmented_lagrangian")
+
+
+def _reflected(points: Any) -> Any:
+    return -points
+
+
+def _unchanged(fields: Any) -> Any:
+    return fields
+
+
+@strict
+@dataclasses.dataclass(frozen=True)
+class ConservationConfig:
+    """Quantities that training should conserve.
+
+    **Arguments:**
+
+    - `laws`: names out of `LAWS`, and of `quantities`, which count as listed.
+    - `energy_tolerance`, `momentum_tolerance`, `mass_tolerance`, `symmetry_tolerance`:
+        how far each may stray, in its own unit.
+    - `weight`: of the penalty of each law in the loss.
+    - `quantities`: by name, functions of the points `(points, dim)` and the fields
+        `(points, fields)` that give what is conserved. One of the name of a built-in
+        law replaces it.
+    - `enforcement`: `"penalty"`, or `"augmented_lagrangian"`.
+    - `symmetry_of_points`, `symmetry_of_fields`: what the symmetry makes of points
+        and of fields; a reflection that leaves the fields what they are, unless given.
+    - `quadrature_weights`: of the points of a sample, for the integrals; equal weights
+        that sum to one, unless given.
+    """
+
+    laws: Sequence[str] = ()
+    energy_tolerance: int | float = 0.0
+    momentum_tolerance: int | float = 0.0
+    mass_tolerance: int | float = 0.0
+    symmetry_tolerance: int | float = 0.0
+    weight: int | float = 1.0
+    quantities: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    enforcement: str = "penalty"
+    symmetry_of_points: Callable = _reflected
+    symmetry_of_fields: Callable = _unchanged
+    quadrature_weights: Sequence[int | float] | None = None
+
+    def __post_init__(self):
+        check_names("laws", self.laws, {*LAWS, *self.quantities})
+        laws = tuple(dict.fromkeys([*self.laws, *self.quantities]))
+        if not laws:
+            raise ValueError(f"`laws` is empty. Give some out of {list(LAWS)}.")
+        for law in LAWS:
+            self._check_tolerance(law, laws)
+        for name, quantity in self.quantities.items():
+            check_callable(f"quantities[{name!r}]", quantity)
+        check_number("weight", self.weight)
+        check_names("enforcement", [self.enforcement], ENFORCEMENTS)
+        for name in ("symmetry_of_points", "symmetry_of_fields"):
+            check_callable(name, getattr(self, name))
+        weights = self.quadrature_weights
+        if weights is not None:
+            weights = tuple(float(w) for w in weights)
+            for i, w in enumerate(weights):
+                check_number(f"quadrature_weights[{i}]", w)
+        quantities = dict(self.quantities)
+        change(self, laws=laws, quantities=quantities, quadrature_weights=weights)
+
+    def _check_tolerance(self, law: str, laws: Sequence[str]) -> None:
+        name = f"{law}_tolerance"
+        value = getattr(self, name)
+        check_number(name, value)
+        if value > 0 and law not in laws:
+            raise ValueError(
+                f"`{name}` = {value!r} has no law to go with: `laws` are {list(laws)}. "
+                f"Add {law!r} to `laws`, or leave it out."
+            )
+
+    def tolerance(self, law: str) -> int | float:
+        """How far a law may stray: that of its name, and none for other quantities."""
+        return getattr(self, f"{law}_tolerance") if law in LAWS else 0.0
+
+
+@strict
+@dataclasses.dataclass(frozen=True)
+class MultiScaleConfig:
+    """The loss is also measured after restriction to coarser scales.
+
+    **Arguments:**
+
+    - `scales`: their names, from coarse to fine.
+    - `weights`: of the loss on each, by name; 1 where none is given.
+    - `coupling`: whether the difference between neighbouring scales is a term too.
+    - `operators`: by name, functions that restrict fields `(points, fields)` to a
+        scale. Unless given, the `k`-th scale from the finest takes the mean of `2**k`
+        neighbouring points.
+    """
+
+    scales: Sequence[str] = ("coarse", "fine")
+    weights: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
+    coupling: bool = False
+    operators: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        check_names("scales", self.scales, self.scales)
+        scales = tuple(self.scales)
+        if not scales or len(set(scales)) < len(scales):
+            raise ValueError(
+                f"`scales` must be different names, at least one, got {list(scales)}."
+            )
+        check_names("weights", self.weights, scales)
+        check_names("operators", self.operators, scales)
+        check_flag("coupling", self.coupling)
+        for name, weight in self.weights.items():
+            check_number(f"weights[{name!r}]", weight)
+        for name, operator in self.operators.items():
+            check_callable(f"operators[{name!r}]", operator)
+        weights = {name: self.weights.get(name, 1.0) for name in scales}
+        change(
+            self,
+            scales=scales,
+            weights=weights,
+            operators=dict(self.operators),
+        )
+
+
+@strict
+@dataclasses.dataclass(frozen=True)
+class BoundaryConfig:
+    """How boundary values are imposed.
+
+    **Arguments:**
+
+    - `weight`: of their misfit in the loss; that of [`LossConfig`][], unless given.
+    - `enforce`: whether Dirichlet values hold exactly, through a transform of the
+        model by distance functions. It needs the next two.
+    - `domain`: the geometry.
+    - `conditions`: such as `DirichletBC(boundary="left", value=0.0)`.
+    """
+
+    weight: int | float | None = None
+    enforce: bool = False
+    domain: AbstractDomain | None = None
+    conditions: Sequence[AbstractCondition] = ()
+
+    def __post_init__(self):
+        if self.weight is not None:
+            check_number("weight", self.weight)
+        check_flag("enforce", self.enforce)
+        change(self, conditions=tuple(self.conditions))
+        if self.enforce and (self.domain is None or not self.conditions):
+            raise ValueError(
+                "`enforce` = True needs the geometry: distances to a boundary that is "
+                "not known cannot be had. Give `domain` and `conditions`, or only a "
+                "`weight`."
+            )
+        if self.conditions and self.domain is None:
+            raise ValueError("`conditions` need the geometry. Give `domain`.")
+        if self.domain is not None and not self.conditions:
+            raise ValueError("`domain` has nothing to go with. Give `conditions`.")
+        for condition in self.conditions:
+            known = (*self.domain.boundaries, "boundary") if self.domain else ()
+            if condition.boundary not in known:
+                raise ValueError(unknown_name("boundary", condition.boundary, known))
+
+
+@strict
+@dataclasses.dataclass(frozen=True)
+class QuantumTrainingConfig:
+    """Targets are energies in hartree, and errors are reported in kcal/mol.
+
+    **Arguments:**
+
+    - `chemical_accuracy_target`: in kcal/mol: which error counts as accurate.
+    """
+
+    chemical_accuracy_target: int | float = 1.0
+
+    def __post_init__(self):
+        check_number(
+            "chemical_accuracy_target", self.chemical_accuracy_target, closed=False
+        )
+
+
+@strict
+@dataclasses.dataclass(frozen=True)
+class DFTConfig:
+    """Of the density functional. Its settings come with the Kohn-Sham solver."""
+
+
+@strict
+@dataclasses.dataclass(frozen=True)
+class SCFConfig:
+    """Of self-consistency. Its settings come with the Kohn-Sham solver."""
+
+
+METRICS = (
+    "mse",
+    "mae",
+    "max_error",
+    "relative_l2",
+    "physics_residual",
+    "conservation",
+    "chemical_accuracy",
+)
+
+
+@strict
+@dataclasses.dataclass(frozen=True)
+class MetricsTrackingConfig:
+    """Which metrics of the model are recorded in the history, and how often.
+
+    **Arguments:**
+
+    - `metrics`: names out of `METRICS`. They are measured on the validation data, or on
+        the training data where there are none.
+    - `frequency`: how many epochs lie between two measurements.
+    """
+
+    metrics: Sequence[str] = ("mse", "mae", "max_error", "relative_l2")
+    frequency: int = 1
+
+    def __post_init__(self):
+        check_names("metrics", self.metrics, METRICS)
+        check_count("frequency", self.frequency)
+        change(self, metrics=tuple(self.metrics))
+
+
+# The package that each way of logging needs, and the name it is installed by.
+BACKENDS = {
+    "jsonl": ("json", ""),
+    "csv": ("csv", ""),
+    "tensorboard": ("tensorboardX", "tensorboardX"),
+    "wandb": ("wandb", "wandb"),
+    "mlflow": ("mlflow", "mlflow"),
+}
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+@strict
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    """Where the history of a run is written, and what is worth a warning.
+
+    **Arguments:**
+
+    - `backends`: names out of `BACKENDS`.
+    - `directory`: of the files that they write.
+    - `level`: of the messages of the logger `"opifex"`, such as `"INFO"`.
+    - `frequency`: how many epochs lie between two rows.
+    - `alert_thresholds`: by the name of a metric of the history, the number above which
+        a warning is logged, once.
+    """
+
+    backends: Sequence[str] = ()
+    directory: str = "runs"
+    level: str = "INFO"
+    frequency: int = 1
+    alert_thresholds: Mapping[str, int | float] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def __post_init__(self):
+        check_names("backends", self.backends, BACKENDS)
+        for backend in self.backends:
+            _check_installed(backend)
+        check_names("level", [self.level], LEVELS)
+        check_count("frequency", self.frequency)
+        for name, threshold in self.alert_thresholds.items():
+            if not isinstance(threshold, int | float) or threshold != threshold:
+                raise ValueError(
+                    f"`alert_thresholds[{name!r}]` must be a number, got {threshold!r}."
+                )
+        alerts = dict(self.alert_thresholds)
+        change(self, backends=tuple(self.backends), alert_thresholds=alerts)
+
+    @property
+    def level_number(self) -> int:
+        """The level, as the module `logging` counts."""
+        return logging.getLevelNamesMapping()[self.level]
+
+
+def _check_installed(backend: str) -> None:
+    package, install = BACKENDS[backend]
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(
+            f"`backends` names {backend!r}, but the package `{package}` is not "
+            f"installed. Install it with `pip install {install}`."
+        )

@@ -1,0 +1,3 @@
+"""The documented door to the trainer."""
+
+from ...nnx.trainers import Trainer as Trainer

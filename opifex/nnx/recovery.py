@@ -1,0 +1,331 @@
+"""The documented way to say what happens when training goes wrong."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import PyTree
+
+from .._misc import check_count, squared, tree_copy, unknown_name
+from .._recovery.backtrack import Backtrack
+from .._state import TrainingState
+from .._step import trainable
+from ..core._checks import check_flag, check_number
+from .view import StateView
+
+
+STRATEGIES = (
+    "gradient_clipping",
+    "learning_rate_reduction",
+    "parameter_reinitialization",
+)
+ISSUES = ("loss_explosion", "gradient_explosion", "nan_loss", "nan_gradients")
+
+# As `Backtrack` has it: the quantile of the norms, how far above it a norm is clipped,
+# and after how many norms it is trusted.
+_QUANTILE, _ABOVE, _TRUSTED = 0.9, 10.0, 50
+
+
+@dataclass(frozen=True)
+class _Settings:
+    max_retries: int = 3
+    gradient_clip_threshold: int | float = 10.0
+    loss_explosion_threshold: int | float = 1e6
+    checkpoint_on_error: bool = True
+    adapt_threshold: bool = True
+    strategies: tuple[str, ...] = STRATEGIES
+    lr_factor: int | float = 0.5
+
+    def __post_init__(self):
+        check_count("max_retries", self.max_retries)
+        for name in ("gradient_clip_threshold", "loss_explosion_threshold"):
+            check_number(name, getattr(self, name), closed=False)
+        check_flag("checkpoint_on_error", self.checkpoint_on_error)
+        check_flag("adapt_threshold", self.adapt_threshold)
+        if not 0 < self.lr_factor < 1:
+            raise ValueError(
+                f"`lr_factor` must lie between 0 and 1, got {self.lr_factor!r}."
+            )
+        for name in self.strategies:
+            if name not in STRATEGIES:
+                raise ValueError(unknown_name("strategies", name, STRATEGIES))
+        if len(set(self.strategies)) < len(self.strategies):
+            raise ValueError(
+                f"`strategies` must be different, got {list(self.strategies)}."
+            )
+
+
+class ErrorRecoveryManager:
+    """What to do when a loss or a gradient is not finite, or explodes.
+
+    With a trainer it stands for a [`Backtrack`][]. The methods do the same by hand, in
+    a loop of one's own.
+
+    **Arguments:** `config`, a dictionary with
+
+    - `max_retries` (3): how often to go back before the last resort.
+    - `gradient_clip_threshold` (10): the norm to which gradients are clipped.
+    - `loss_explosion_threshold` (1e6): a loss above it has exploded.
+    - `checkpoint_on_error` (True): whether a trainer that writes checkpoints writes one
+        where something went wrong.
+    - `adapt_threshold` (True): whether gradients are clipped below the threshold too,
+        at 10 times a running quantile of their norms.
+    - `strategies` (all): out of `"gradient_clipping"`, `"learning_rate_reduction"` and
+        `"parameter_reinitialization"`, in this order.
+    - `lr_factor` (0.5): by which steps are shortened, again and again.
+
+    **Attributes:**
+
+    - `recovery`: the same as a [`Backtrack`][].
+    - `recovery_attempts`: how often something had to be recovered.
+    - `history`: a dictionary for each time that something went wrong.
+    """
+
+    recovery_attempts: int
+    history: list[dict[str, Any]]
+
+    def __init__(self, config: Mapping[str, Any] | None = None):
+        known = [field.name for field in fields(_Settings)]
+        given = dict(config or {})
+        for key in given:
+            if key not in known:
+                raise ValueError(unknown_name("config", str(key), known))
+        if "strategies" in given:
+            given["strategies"] = tuple(given["strategies"])
+        self.settings = _Settings(**given)
+        self.recovery = _translated(self.settings)
+        self.recovery_attempts = 0
+        self.history = []
+        self._stable: TrainingState | None = None
+        self._log_quantile: float | None = None
+        self._seen = 0
+
+    @property
+    def clip_threshold(self) -> float:
+        """The norm to which gradients are clipped by now."""
+        limit = float(self.settings.gradient_clip_threshold)
+        if not self.settings.adapt_threshold or self._seen < _TRUSTED:
+            return limit
+        assert self._log_quantile is not None
+        return min(limit, _ABOVE * math.exp(self._log_quantile))
+
+    def check_training_stability(
+        self, loss: Any, grads: PyTree, state: Any = None
+    ) -> tuple[bool, str | None]:
+        """Whether all is well, and if not, what is wrong.
+
+        A state that comes with good news is remembered, to go back to.
+
+        **Arguments:**
+
+        - `loss`, `grads`: of a step.
+        - `state`: the training state that they were measured at.
+
+        **Returns:** `True` and `None`; or `False` and `"nan_loss"`, `"nan_gradients"`,
+        `"loss_explosion"` or `"gradient_explosion"`.
+        """
+        norm, value = _norm(grads), float(loss)
+        issue = self._issue(value, norm)
+        if issue is None and state is not None:
+            self._stable = tree_copy(_core(state))
+        if issue is not None:
+            array = _first_bad(grads)
+            self.history.append(
+                {"event": "unstable", "issue": issue, "loss": value, "grad_norm": norm}
+                | ({} if array is None else {"array": array})
+            )
+        return issue is None, issue
+
+    def _issue(self, loss: float, norm: float) -> str | None:
+        if not math.isfinite(loss):
+            return "nan_loss"
+        if not math.isfinite(norm):
+            return "nan_gradients"
+        if loss > self.settings.loss_explosion_threshold:
+            return "loss_explosion"
+        if norm > self.settings.gradient_clip_threshold:
+            return "gradient_explosion"
+        return None
+
+    def apply_gradient_clipping(self, grads: PyTree) -> PyTree:
+        """The gradients, scaled so that their norm is at most `clip_threshold`.
+
+        The norm enters the running quantile.
+
+        **Raises:** `ValueError` if they are not finite: no factor mends that.
+        """
+        norm = _norm(grads)
+        if not math.isfinite(norm):
+            raise ValueError(
+                "`grads` are not finite, first in "
+                f"{_first_bad(grads)!r}. Do not take this step: call "
+                "`recover_from_instability('nan_gradients', state)`."
+            )
+        limit = self.clip_threshold
+        self._follow(norm)
+        if norm <= limit:
+            return grads
+        factor = limit / norm
+        return jtu.tree_map(
+            lambda g: g * factor if eqx.is_inexact_array(g) else g, grads
+        )
+
+    def _follow(self, norm: float) -> None:
+        """The running quantile, as [`Backtrack`][] has it."""
+        if norm <= 0:
+            return
+        log, old = math.log(norm), self._log_quantile
+        rise, fall = 0.1 * _QUANTILE, 0.1 * (1 - _QUANTILE)
+        if old is None:
+            self._log_quantile = log
+        else:
+            self._log_quantile = old + (rise if log > old else -fall)
+        self._seen += 1
+
+    def recover_from_instability(self, issue: str, state: Any) -> TrainingState:
+        """The last state that was seen to be stable, to go on from.
+
+        Every time its steps are `lr_factor` times as long as those of `state`, if that
+        is a strategy; at the last attempt parameters are partly drawn anew, if that is
+        one.
+
+        **Arguments:**
+
+        - `issue`: from `check_training_stability`.
+        - `state`: where training is.
+
+        **Raises:** `RuntimeError` when `max_retries` are used up, and if there is no
+        finite state to go back to.
+        """
+        if issue not in ISSUES:
+            raise ValueError(unknown_name("issue", issue, ISSUES))
+        settings, now = self.settings, _core(state)
+        self.recovery_attempts += 1
+        if self.recovery_attempts > settings.max_retries:
+            raise RuntimeError(
+                f"Training did not recover from {issue!r}: `max_retries` = "
+                f"{settings.max_retries} are used up. Lower the learning rate, or "
+                "raise `max_retries`."
+            )
+        ground = self._ground(now)
+        taken = ["rollback"]
+        scale = now.step_scale
+        if "learning_rate_reduction" in settings.strategies:
+            taken.append("learning_rate_reduction")
+            scale = settings.lr_factor * scale
+        model = ground.model
+        last = self.recovery_attempts == settings.max_retries
+        if last and "parameter_reinitialization" in settings.strategies:
+            taken.append("parameter_reinitialization")
+            model = _redrawn(model, now.key_for("recover"))
+        self.history.append(
+            {
+                "event": "recovered",
+                "issue": issue,
+                "step": int(now.step),
+                "attempt": self.recovery_attempts,
+                "taken": taken,
+                "step_scale": float(scale),
+            }
+        )
+        return replace(
+            now,
+            model=model,
+            opt_state=ground.opt_state,
+            step_scale=scale,
+        )
+
+    def _ground(self, now: TrainingState) -> TrainingState:
+        for candidate in (self._stable, now):
+            if candidate is not None and _finite(candidate.model):
+                return tree_copy(candidate)
+        raise RuntimeError(
+            "There is no finite state to go back to: `state` is not, and none was seen "
+            "to be stable. Call `check_training_stability(loss, grads, state)` at "
+            "every step, from the first."
+        )
+
+    def note(self, report: Mapping[str, Any]) -> None:
+        """Takes over what a trainer's run had to recover; see [`fault_report`][]."""
+        counts = {k: v for k, v in report.items() if k != "first" and v}
+        self.recovery_attempts = report.get("rolled_back", 0)
+        if not counts:
+            return
+        event = {"event": "run", "counts": counts}
+        self.history.append(event | {k: report[k] for k in ("first",) if k in report})
+
+
+def _translated(settings: _Settings) -> Backtrack:
+    chosen = settings.strategies
+    if tuple(s for s in STRATEGIES if s in chosen) != chosen:
+        raise NotImplementedError(
+            f"`strategies` are tried in the order {list(STRATEGIES)}, got "
+            f"{list(chosen)}. Put them into that order, or leave some out."
+        )
+    clips = "gradient_clipping" in chosen
+    adapts = settings.adapt_threshold and clips
+    shortens = "learning_rate_reduction" in chosen
+    return Backtrack(
+        # The largest number below one: steps of the same length, to rounding.
+        factor=float(settings.lr_factor) if shortens else math.nextafter(1.0, 0.0),
+        max_attempts=settings.max_retries,
+        max_reinits=int("parameter_reinitialization" in chosen),
+        max_loss=float(settings.loss_explosion_threshold),
+        # A run may begin at a model that fits: its first steps, of an optimizer that
+        # remembers nothing, then raise a tiny loss by any factor.
+        max_rise=math.inf,
+        spike_quantile=_QUANTILE,
+        spike_factor=_ABOVE if adapts else math.inf,
+        spike_after=_TRUSTED,
+        clips=clips,
+        max_grad_norm=float(settings.gradient_clip_threshold) if clips else math.inf,
+    )
+
+
+def _core(state: Any) -> TrainingState:
+    core = state.core if isinstance(state, StateView) else state
+    if not isinstance(core, TrainingState):
+        raise TypeError(
+            "`state` must be a `TrainingState`, as from `trainer.training_state`, got "
+            f"{type(core).__name__}."
+        )
+    return core
+
+
+def _norm(grads: PyTree) -> float:
+    arrays = jtu.tree_leaves(eqx.filter(grads, eqx.is_inexact_array))
+    squares = [float(jnp.sum(squared(g))) for g in arrays]
+    return math.sqrt(sum(squares)) if all(map(math.isfinite, squares)) else math.nan
+
+
+def _first_bad(tree: PyTree) -> str | None:
+    """The path of the first array that is not finite."""
+    arrays = eqx.filter(tree, eqx.is_inexact_array)
+    for path, leaf in jtu.tree_leaves_with_path(arrays):
+        if not np.isfinite(np.asarray(leaf)).all():
+            return jtu.keystr(path)
+    return None
+
+
+def _finite(model: PyTree) -> bool:
+    return _first_bad(model) is None
+
+
+def _redrawn(model: Any, key: Any) -> Any:
+    """The trained arrays shrunk to half and perturbed, as [`Backtrack`][] does."""
+    params, rest = eqx.partition(model, trainable(model))
+    leaves, structure = jtu.tree_flatten(params)
+
+    def redraw(i, x):
+        noise = jr.normal(jr.fold_in(key, i), x.shape, x.dtype)
+        size = jnp.sqrt(jnp.mean(squared(x))).astype(x.dtype)
+        return (0.5 * (x + size * noise)).astype(x.dtype)
+
+    leaves = [redraw(i, x) for i, x in enumerate(leaves)]
+    return eqx.combine(jtu.tree_unflatten(structure, leaves), rest)

@@ -1,0 +1,82 @@
+"""Checkpoints of the documented trainers."""
+
+from importlib import import_module
+from typing import Any
+
+from .._callback.base import AbstractCallback
+from .._state import TrainingState
+from ..core.training.config import TrainingConfig
+
+
+def checkpoints(config: TrainingConfig) -> list[AbstractCallback]:
+    """What writes them during a run, if they are wanted."""
+    if config.checkpoint_dir is None:
+        return []
+    kind = _optional("opifex._callback.checkpoint").Checkpoint
+    every, keep = config.checkpoint_frequency, config.max_to_keep
+    return [kind(config.checkpoint_dir, every=every, keep=keep)]
+
+
+def check_unused(config: TrainingConfig) -> None:
+    """Raises if a new run would overwrite the checkpoints of another."""
+    if config.checkpoint_dir is None:
+        return
+    store = _store(config)
+    try:
+        latest = store.latest
+    finally:
+        store.close()
+    if latest is not None:
+        raise ValueError(
+            f"`checkpoint_dir` {str(config.checkpoint_dir)!r} holds a checkpoint of "
+            f"step {latest} of another run. Call `resume` to go on with that, or "
+            "choose another directory."
+        )
+
+
+def save(config: TrainingConfig, state: TrainingState) -> None:
+    """Writes `state`, unless it has been written."""
+    store = _store(config)
+    try:
+        if store.latest != int(state.step):
+            store.save(state)
+    finally:
+        store.close()
+
+
+def restore(
+    config: TrainingConfig, like: TrainingState, step: int | None
+) -> TrainingState:
+    """The state of a step, or the latest that verifies."""
+    store = _store(config)
+    try:
+        if step is None:
+            return store.restore(like)
+        return store._restore_step(step, like)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"`step` = {step!r} has no checkpoint in {str(config.checkpoint_dir)!r}; "
+            f"the latest is of step {store.latest}."
+        ) from error
+    finally:
+        store.close()
+
+
+def _store(config: TrainingConfig) -> Any:
+    if config.checkpoint_dir is None:
+        raise ValueError(
+            "`checkpoint_dir` of the configuration says where checkpoints are, and it "
+            "is not given."
+        )
+    kind = _optional("opifex._checkpoint").Store
+    return kind(config.checkpoint_dir, keep=config.max_to_keep)
+
+
+def _optional(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"`checkpoint_dir` needs the package {error.name!r}, which is not "
+            "installed. Install it with: pip install 'opifex[checkpoint]'"
+        ) from error

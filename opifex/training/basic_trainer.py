@@ -1,0 +1,6 @@
+"""The documented door to the trainers."""
+
+from ..nnx.trainers import (
+    BasicTrainer as BasicTrainer,
+    ModularTrainer as ModularTrainer,
+)

@@ -1,0 +1,3 @@
+"""The documented door to recovery."""
+
+from ..nnx.recovery import ErrorRecoveryManager as ErrorRecoveryManager

@@ -1,0 +1,692 @@
+import csv
+import json
+import logging
+import os
+import shutil
+import signal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import opifex as opx
+from opifex.core.training.config import (
+    BoundaryConfig,
+    ConservationConfig,
+    DFTConfig,
+    LoggingConfig,
+    LossConfig,
+    MetricsTrackingConfig,
+    MultiScaleConfig,
+    QuantumTrainingConfig,
+    TrainingConfig,
+)
+from opifex.core.training.trainer import Trainer
+from opifex.nnx.bridge import NNXModel
+from opifex.training import PhysicsInformedLoss, PhysicsLossConfig
+from opifex.training.basic_trainer import BasicTrainer, ModularTrainer
+from opifex.training.components import FlexibleOptimizerFactory, TrainingComponentBase
+
+
+X = jnp.linspace(-1, 1, 20)[:, None]
+Y = jnp.sin(3 * X)
+X32, Y32 = X.astype(jnp.float32), Y.astype(jnp.float32)
+
+
+class Net(nnx.Module):
+    traces = 0
+
+    def __init__(self, rngs, outputs=1):
+        self.first = nnx.Linear(1, 8, rngs=rngs)
+        self.last = nnx.Linear(8, outputs, rngs=rngs)
+
+    def __call__(self, x):
+        Net.traces += 1
+        return self.last(jnp.tanh(self.first(x)))
+
+
+class Line(eqx.Module):
+    """The smallest model there is, for what is worked out by hand."""
+
+    weight: jax.Array
+
+    def __call__(self, x):
+        return x * self.weight
+
+
+def line(weight=0.5):
+    return Line(jnp.asarray(weight))
+
+
+def mlp(key=0):
+    return eqx.nn.MLP(1, 1, 8, 1, jnp.tanh, key=jr.key(key))
+
+
+def config(**options):
+    return TrainingConfig(
+        **{"num_epochs": 6, "batch_size": 8, "progress": False} | options
+    )
+
+
+def arrays(model):
+    if isinstance(model, nnx.Module):
+        model = NNXModel.of(model)
+    return [np.asarray(x) for x in jax.tree.leaves(eqx.filter(model, eqx.is_array))]
+
+
+def assert_same(one, other, tol=0.0):
+    for a, b in zip(arrays(one), arrays(other), strict=True):
+        np.testing.assert_allclose(a, b, tol, tol)
+
+
+# What is trained.
+
+
+@pytest.fixture(scope="module")
+def by_the_core():
+    """Ragged batches of 8 out of 20 rows, in shuffled order."""
+    sampler = opx.Minibatch(X, Y, 8)
+    recipe = opx.Recipe(opx.Supervised(), optax.adam(1e-3), sampler, steps=3)
+    return opx.fit(recipe, recipe.init(mlp(), key=jr.key(7)), num_chunks=6)
+
+
+@pytest.mark.parametrize("kind", [Trainer, BasicTrainer, ModularTrainer])
+def test_adapter_equals_core(kind, by_the_core):
+    trainer = kind(mlp(), config(seed=7))
+    model, history = trainer.train((X, Y))
+    assert_same(model, by_the_core.model, 1e-12)
+    assert trainer.model is model and history["result"] == ""
+    best = by_the_core.progress.best_loss
+    np.testing.assert_allclose(trainer.training_state.best_loss, best, 1e-12)
+    assert history["train_loss"].shape == (6,) and history["epochs"] == 6
+
+
+def test_adapter_equals_core_for_nnx():
+    module = Net(nnx.Rngs(0))
+    problem = opx.Supervised(apply=lambda model, x, key: model.update(x))
+    recipe = opx.Recipe(problem, optax.adam(1e-3), opx.Minibatch(X32, Y32, 8), steps=3)
+    state = recipe.init(NNXModel.of(module), key=jr.key(0))
+    expected = opx.fit(recipe, state, num_chunks=6)
+    model, _ = Trainer(module, config()).train((X32, Y32))
+    assert model is module
+    assert_same(NNXModel.of(module), expected.model, 1e-6)
+
+
+def test_mean_over_an_epoch_by_hand():
+    """Steps too short to move anything, so every row is seen by the same model."""
+    optimizer = optax.sgd(1e-30)
+    _, history = Trainer(line(), config(optimizer=optimizer)).train((X, Y))
+    expected = jnp.mean((0.5 * X - Y) ** 2)
+    np.testing.assert_allclose(history["train_loss"], np.full(6, expected), 1e-12)
+    gradient = [jnp.abs(jnp.mean(2 * X * (0.5 * X - Y)))]
+    whole, history = Trainer(line(), config(optimizer=optimizer, batch_size=99)).train(
+        (X, Y)
+    )
+    np.testing.assert_allclose(history["grad_norm"], np.tile(gradient, 6), 1e-12)
+    assert whole.weight == 0.5
+
+
+def test_second_train_compiles_nothing():
+    trainer = Trainer(Net(nnx.Rngs(0)), config(loss_config=LossConfig("huber")))
+    trainer.train((X32, Y32), (X32, Y32))
+    with jax.log_compiles(), _compiled() as names:
+        # What looks at the shapes of the data does call the model.
+        trainer.train((X32 + 1, Y32), (X32, Y32))
+    assert not [n for n in names if "lambda" in n or "traced" in n], names
+
+
+class _compiled(logging.Handler):
+    """The messages of JAX about what it compiled while this is entered."""
+
+    def __enter__(self):
+        self.names: list[str] = []
+        self._log = logging.getLogger("jax")
+        self._before = self._log.propagate
+        self._log.addHandler(self)
+        self._log.propagate = False
+        return self.names
+
+    def __exit__(self, *_):
+        self._log.removeHandler(self)
+        self._log.propagate = self._before
+
+    def emit(self, record):
+        if "Compiling" in record.getMessage():
+            self.names.append(record.getMessage())
+
+
+def test_seed_and_rngs():
+    train = lambda **options: Trainer(
+        mlp(), config(num_epochs=1, seed=options.pop("seed", 0)), **options
+    ).train((X, Y))[0]
+    one = train(seed=1)
+    assert_same(one, train(rngs=jr.key(1)))
+    for other in (train(seed=2), train(rngs=nnx.Rngs(dropout=3))):
+        assert any(
+            (a != b).any() for a, b in zip(arrays(one), arrays(other), strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (LossConfig("mse"), lambda e: e**2),
+        (LossConfig("mae"), jnp.abs),
+        (
+            LossConfig("huber", huber_delta=0.1),
+            lambda e: optax.huber_loss(e, delta=0.1),
+        ),
+        (LossConfig("relative_l2"), lambda e: jnp.abs(e / Y)),
+        (LossConfig(data_weight=3.0), lambda e: 3 * e**2),
+    ],
+    ids=["mse", "mae", "huber", "relative_l2", "weight"],
+)
+def test_loss_types(loss, expected):
+    trainer = Trainer(line(), config(loss_config=loss))
+    found = trainer.validation_step(X[X[:, 0] != 0], Y[X[:, 0] != 0])
+    np.testing.assert_allclose(found, jnp.mean(expected(0.5 * X - Y)), 1e-12)
+
+
+def test_learning_rates_of_the_history():
+    factory = FlexibleOptimizerFactory({"schedule_type": "linear"})
+    trainer = ModularTrainer(
+        mlp(), config(learning_rate=0.1), components={"optimizer_factory": factory}
+    )
+    _, history = trainer.train((X, Y))
+    # 18 steps; the last of each epoch is number 2, 5, ...
+    expected = 0.1 * (1 - np.arange(2, 18, 3) / 18)
+    np.testing.assert_allclose(history["learning_rate"], expected, 1e-6)
+    _, history = BasicTrainer(mlp(), config(), meta_optimizer=optax.sgd(0.1)).train(
+        (X, Y)
+    )
+    assert np.isnan(history["learning_rate"]).all()
+
+
+# When it ends.
+
+
+def test_validation_and_best_model():
+    """Steps in the wrong direction: the first model is the best, and is handed back."""
+    worse = optax.sgd(-1e-2)
+    trainer = Trainer(
+        line(),
+        config(
+            optimizer=worse, num_epochs=50, validation_frequency=2,
+            early_stopping=True, patience=3,
+        ),
+    )  # fmt: skip
+    model, history = trainer.train((X, Y), (X, Y))
+    validated = history["val_loss"][1::2]
+    assert np.isnan(history["val_loss"][::2]).all() and np.isfinite(validated).all()
+    # The first validation counts as the best; three more, none better.
+    assert history["epochs"] == 8 and (np.diff(validated) > 0).all()
+    assert "stopped improving" in history["result"]
+    state = trainer.training_state
+    assert state.best_val_loss == pytest.approx(validated[0]) and state.epoch == 2
+    np.testing.assert_allclose(
+        jnp.mean((model.weight * X - Y) ** 2), validated[0], 1e-12
+    )
+
+
+def test_last_epoch_is_validated():
+    options = {"num_epochs": 7, "validation_frequency": 3}
+    _, history = Trainer(mlp(), config(**options)).train((X, Y), (X, Y))
+    known = np.flatnonzero(np.isfinite(history["val_loss"])) + 1
+    assert known.tolist() == [3, 6, 7]
+
+
+class _Interrupted(BaseException):
+    """Like the second Ctrl-C: nothing that is caught in passing."""
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize("how", ["error", "sigint", "hard"])
+def test_best_model_survives(how):
+    """What befalls the run at epoch 4, when the best parameters are those after 3: the
+    4th epoch goes the wrong way."""
+    steps = lambda step: jnp.where(step < 9, 1e-2, -1.0)
+    module = Net(nnx.Rngs(0))
+    trainer = Trainer(
+        module, config(optimizer=optax.sgd(steps), validation_frequency=1, num_epochs=9)
+    )
+    seen = {}
+
+    def hook(state, metrics):
+        seen[state.epoch] = metrics["val_loss"], arrays(state.core.model)
+        if state.epoch == 4:
+            if how == "sigint":
+                os.kill(os.getpid(), signal.SIGINT)
+            elif how == "error":
+                _raise(KeyError("mine"))
+            else:
+                _raise(_Interrupted())
+
+    trainer.register_hook("epoch_end", hook)
+    errors = {"error": KeyError, "hard": _Interrupted}
+    if how == "sigint":
+        _, history = trainer.train((X32, Y32), (X32, Y32))
+        assert "interrupted" in history["result"]
+    else:
+        with pytest.raises(errors[how]):
+            trainer.train((X32, Y32), (X32, Y32))
+    assert list(seen) == [1, 2, 3, 4] and min(seen, key=lambda i: seen[i][0]) == 3
+    for found, best in zip(arrays(module), seen[3][1], strict=True):
+        np.testing.assert_array_equal(found, best)
+    assert trainer.history["epochs"] == 4
+
+
+def test_nan_in_the_middle():
+    """Nothing is finite from some way to the minimum on."""
+    trainer = Trainer(line(), config(optimizer=optax.sgd(0.5), num_epochs=60))
+    wall = lambda f, x, y: jnp.where(jnp.mean(f(x) / x) > 1.0, jnp.nan, 0.0)
+    trainer.register_custom_loss(
+        "wall", lambda f, x, y: jnp.full(len(x), wall(f, x, y))
+    )
+    model, history = trainer.train((X, 2 * X))
+    assert 0.6 < float(model.weight) <= 1.0
+    assert history["recovery"]["attempts"] > 0
+    assert history["recovery"]["first"]["term"] == "wall"
+
+
+def test_nothing_but_nan():
+    module = Net(nnx.Rngs(0))
+    before = arrays(module)
+    trainer = Trainer(module, config(num_epochs=99))
+    trainer.register_custom_loss("bad", lambda f, x, y: jnp.nan * f(x)[:, 0])
+    with pytest.raises(opx.TrainingError, match="did not recover"):
+        trainer.train((X32, Y32))
+    for one, other in zip(arrays(module), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert trainer.history["recovery"]["attempts"] > 0
+    assert "did not recover" in trainer.history["result"]
+
+
+# Who is told.
+
+
+class Component(TrainingComponentBase):
+    def __init__(self):
+        self.calls = []
+
+    def initialize(self, **kwargs):
+        self.calls.append(("initialize", sorted(kwargs)))
+
+    def setup(self, model, state):
+        self.calls.append(("setup", type(model).__name__, state.epoch))
+
+    def update(self, **kwargs):
+        state, metrics = kwargs["state"], kwargs["metrics"]
+        assert np.isfinite(metrics["train_loss"])
+        self.calls.append(("update", kwargs["epoch"], state.epoch))
+        # It cannot disturb what runs.
+        metrics.clear()
+
+    def cleanup(self):
+        self.calls.append(("cleanup",))
+
+
+def test_components_hooks_and_callback():
+    mine, heard, hooked = Component(), [], []
+    trainer = ModularTrainer(
+        Net(nnx.Rngs(0)),
+        config(num_epochs=3, progress_callback=lambda e, m: heard.append((e, dict(m)))),
+        components={"mine": mine},
+    )
+    for point in ("train_start", "epoch_end", "train_end"):
+        trainer.register_hook(
+            point, lambda state, metrics, p=point: hooked.append((p, state.epoch))
+        )
+    _, history = trainer.train((X32, Y32))
+    assert mine.calls[1:] == [
+        ("setup", "Net", 0), ("update", 1, 1), ("update", 2, 2), ("update", 3, 3),
+        ("cleanup",),
+    ]  # fmt: skip
+    assert mine.calls[0][0] == "initialize"
+    assert [e for e, _ in heard] == [1, 2, 3]
+    assert hooked == [
+        ("train_start", 0), *(("epoch_end", i) for i in (1, 2, 3)), ("train_end", 3)
+    ]  # fmt: skip
+    collected = trainer.metrics_collector.history
+    np.testing.assert_allclose(collected["train_loss"], history["train_loss"])
+    assert trainer.training_state.diagnostics["train_loss"] == pytest.approx(
+        history["train_loss"][-1]
+    )
+
+
+def test_cleanup_after_an_error():
+    mine = Component()
+    mine.update = lambda **kwargs: _raise(ValueError("no"))
+    trainer = ModularTrainer(mlp(), config(), components={"mine": mine})
+    with pytest.raises(ValueError, match="no"):
+        trainer.train((X, Y))
+    assert mine.calls[-1] == ("cleanup",)
+
+
+def test_logs_and_alerts(tmp_path, caplog):
+    log = LoggingConfig(
+        backends=["jsonl", "csv", "tensorboard"], directory=str(tmp_path), frequency=2,
+        alert_thresholds={"train_loss": 1e-9, "grad_norm": 1e9},
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING, "opifex"):
+        _, history = Trainer(
+            mlp(), config(logging_config=log, validation_frequency=4)
+        ).train((X, Y), (X, Y))
+    alerts = [r.getMessage() for r in caplog.records if "threshold" in r.getMessage()]
+    assert len(alerts) == 1 and alerts[0].startswith("train_loss = ")
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    with (tmp_path / "history.csv").open() as file:
+        table = list(csv.DictReader(file))
+    for rows in (found, table):
+        assert [int(row["epoch"]) for row in rows] == [2, 4, 6]
+        losses = [float(row["train_loss"]) for row in rows]
+        np.testing.assert_allclose(losses, history["train_loss"][1::2])
+    assert "val_loss" not in found[0] and found[1]["val_loss"] == history["val_loss"][3]
+    assert table[0]["val_loss"] == "" and float(table[2]["val_loss"]) > 0
+    events = [p for p in tmp_path.iterdir() if "tfevents" in p.name]
+    assert len(events) == 1 and b"train_loss" in events[0].read_bytes()
+
+
+# Checkpoints.
+
+
+def test_resume_goes_on_bit_for_bit(tmp_path):
+    """From what a process that was killed in the 5th epoch leaves behind."""
+    options = {"checkpoint_frequency": 2, "validation_frequency": 3, "seed": 3}
+    whole, history = Trainer(Net(nnx.Rngs(0)), config(**options)).train(
+        (X32, Y32), (X32, Y32)
+    )
+    first, killed = tmp_path / "first", tmp_path / "killed"
+    trainer = Trainer(Net(nnx.Rngs(0)), config(checkpoint_dir=first, **options))
+
+    def kill(state, metrics):
+        if state.epoch == 5:
+            shutil.copytree(first, killed)
+
+    trainer.register_hook("epoch_end", kill)
+    trainer.train((X32, Y32), (X32, Y32))
+    after = Trainer(Net(nnx.Rngs(9)), config(checkpoint_dir=killed, **options))
+    with pytest.raises(ValueError, match="`train_data` is needed"):
+        after.resume()
+    state = after.load_checkpoint()
+    # Checkpoints are written in the background: the last may not have been complete.
+    begun = state.epoch
+    assert begun in (2, 4) and state.step == 3 * begun
+    model, rest = after.resume((X32, Y32), (X32, Y32))
+    assert_same(model, whole)
+    assert rest["epoch"].tolist() == list(range(begun + 1, 7))
+    for name in ("train_loss", "val_loss", "grad_norm"):
+        np.testing.assert_array_equal(rest[name], history[name][begun:])
+    assert after.training_state.epoch == 6
+    # It is at its end, and a new run must not overwrite it.
+    again, nothing = after.resume()
+    assert nothing["epochs"] == 0
+    assert_same(again, whole)
+    with pytest.raises(ValueError, match="of another run"):
+        after.train((X32, Y32))
+    # Older ones can be had, too.
+    after.load_checkpoint(12)
+    assert after.training_state.epoch == 4
+    with pytest.raises(ValueError, match="`step` = 5 has no checkpoint"):
+        after.load_checkpoint(5)
+
+
+def test_checkpoints_by_hand(tmp_path):
+    trainer = Trainer(mlp(), config(checkpoint_dir=tmp_path))
+    with pytest.raises(ValueError, match="nothing to save"):
+        trainer.save_checkpoint()
+    losses = [trainer.training_step(X, Y) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    trainer.save_checkpoint(5)
+    with pytest.raises(ValueError, match="`step` must be that of the state, 5"):
+        trainer.save_checkpoint(7)
+    saved = trainer.model
+    trainer.training_step(X, Y)
+    assert trainer.load_checkpoint().step == 5
+    assert_same(trainer.model, saved)
+    with pytest.raises(ValueError, match="`checkpoint_dir` of the configuration"):
+        Trainer(mlp(), config()).load_checkpoint()
+
+
+# Physics.
+
+
+def test_conservation():
+    """Against the quantities of a row with four points, worked out by hand."""
+    u = jnp.array([[1.0, 2.0, 3.0, 4.0]])
+    x = jnp.ones((1, 4))
+    conserved = ConservationConfig(
+        laws=["mass", "energy", "momentum", "symmetry"],
+        mass_tolerance=0.25,
+        weight=2.0,
+        quantities={"first": lambda x, u: u[0, 0] * x[0, 0]},
+    )
+    trainer = Trainer(line(1.0), config(conservation_config=conserved, num_epochs=1,
+                                        optimizer=optax.sgd(0.0)))  # fmt: skip
+    _, history = trainer.train((x, u))
+    # Means 1 and 2.5; half the mean squares 0.5 and 3.75; f(-x) = -1, f(x) = 1.
+    drifts = {"mass": 1.5, "momentum": 1.5, "energy": 3.25, "first": 0.0,
+              "symmetry": 4.0}  # fmt: skip
+    for law, drift in drifts.items():
+        np.testing.assert_allclose(history[f"drift/{law}"], [drift], 1e-12)
+        beyond = drift - (0.25 if law == "mass" else 0)
+        np.testing.assert_allclose(
+            history[f"conservation/{law}"], [2 * beyond**2], 1e-12
+        )
+    # Targets of either sign, at random: the best fit is zero, unless the energy counts.
+    x, signs = (
+        jnp.linspace(-1, 1, 64)[:, None],
+        jr.rademacher(jr.key(0), (64, 1), float),
+    )
+    found = {}
+    for weight in (0.0, 10.0):
+        law = ConservationConfig(laws=["energy"], weight=weight)
+        options = config(conservation_config=law, num_epochs=60, learning_rate=1e-2)
+        _, history = Trainer(mlp(), options).train((x, signs))
+        found[weight] = history["drift/energy"][-1]
+    assert found[0.0] > 0.4 and found[10.0] < 0.1
+
+
+def test_scales():
+    """Restrictions of five points, by hand: to the mean of four and the last."""
+    u, x = jnp.array([[1.0, 2.0, 3.0, 4.0, 5.0]]), jnp.ones((1, 5))
+    scales = MultiScaleConfig(
+        scales=["a", "b", "c"], weights={"a": 0.5}, coupling=True,
+        operators={"b": lambda u: 2 * u[::2]},
+    )  # fmt: skip
+    trainer = Trainer(line(0.0), config(multiscale_config=scales, num_epochs=1))
+    _, history = trainer.train((x, u))
+    expected = {"data": 11.0, "scale/c": 11.0, "scale/b": 4 * (1 + 9 + 25) / 3,
+                "scale/a": 0.5 * (2.5**2 + 5**2) / 2}  # fmt: skip
+    for name, value in expected.items():
+        np.testing.assert_allclose(history[name], [value], 1e-12, err_msg=name)
+    # At u = x = 1: the finest averaged is 1 and "b" is 2; averaged again it is 2.
+    one = Trainer(line(1.0), config(multiscale_config=scales, num_epochs=1))
+    _, history = one.train((x, u))
+    np.testing.assert_allclose(history["coupling/b-c"], [1.0])
+    np.testing.assert_allclose(history["coupling/a-b"], [1.0])
+
+
+def test_metrics_tracking():
+    tracked = MetricsTrackingConfig(
+        metrics=["mse", "mae", "max_error", "relative_l2"], frequency=2
+    )
+    model, history = Trainer(mlp(), config(metrics_tracking_config=tracked)).train(
+        (X, Y), (X[:7], Y[:7])
+    )
+    error = np.asarray(jax.vmap(model)(X[:7]) - Y[:7])
+    expected = {
+        "mse": np.mean(error**2), "mae": np.abs(error).mean(),
+        "max_error": np.abs(error).max(),
+        "relative_l2": np.linalg.norm(error) / np.linalg.norm(Y[:7]),
+    }  # fmt: skip
+    for name, value in expected.items():
+        known = np.isfinite(history[name])
+        assert known.tolist() == [False, True] * 3
+        np.testing.assert_allclose(history[name][-1], value, 1e-10)
+
+
+def test_quantum_metrics():
+    x = jnp.array([[1.0], [2.0]])
+    quantum = QuantumTrainingConfig(chemical_accuracy_target=2.0)
+    trainer = Trainer(
+        line(0.0),
+        config(quantum_config=quantum, num_epochs=1, optimizer=optax.sgd(0.0)),
+    )
+    # Errors of 1 and 3 kcal/mol.
+    _, history = trainer.train((x, jnp.array([[1.0], [3.0]]) / 627.5094740631))
+    np.testing.assert_allclose(history["energy_error_kcal_mol"], [2.0], 1e-12)
+    np.testing.assert_allclose(history["chemically_accurate"], [0.5])
+
+
+def test_known_values_and_custom_losses():
+    """Each with its weight; without a physics loss they are terms beside the data."""
+    trainer = Trainer(
+        line(), config(boundary_config=BoundaryConfig(weight=3.0), num_epochs=1,
+                       optimizer=optax.sgd(0.0)),
+    )  # fmt: skip
+    trainer.register_custom_loss("mine", lambda f, x, y: (f(x) + y)[:, 0] ** 2)
+    ends, values = jnp.array([[-1.0], [1.0]]), jnp.array([[0.0], [1.0]])
+    _, history = trainer.train(
+        (X, Y), boundary_data=(ends, values), initial_data=(ends, -values)
+    )
+    expected = {
+        "data": jnp.mean((X / 2 - Y) ** 2), "mine": jnp.mean((X / 2 + Y) ** 2),
+        "boundary": 3 * 0.25, "initial": (0.25 + 2.25) / 2,
+    }  # fmt: skip
+    for name, value in expected.items():
+        np.testing.assert_allclose(history[name], [value], 1e-12, err_msg=name)
+    np.testing.assert_allclose(
+        history["train_loss"], [sum(map(float, expected.values()))], 1e-12
+    )
+
+
+def _decay(u, t):
+    return jax.grad(lambda t: u(t[None]))(t) + u(t[None])
+
+
+def test_physics_loss():
+    """u' = -u with u(0) = 1; the batches of 8 fill up the last from the 20 points."""
+    tracked = MetricsTrackingConfig(metrics=["physics_residual"], frequency=100)
+    t = jnp.linspace(0, 1, 20)[:, None]
+    trainer = BasicTrainer(
+        Net(nnx.Rngs(0)),
+        config(num_epochs=200, learning_rate=1e-2, metrics_tracking_config=tracked,
+               validation_frequency=100, loss_config=LossConfig(initial_weight=4.0)),
+    )  # fmt: skip
+    trainer.set_physics_loss(PhysicsInformedLoss(pde_residual=_decay))
+    start = jnp.zeros((1, 1), jnp.float32), jnp.ones((1, 1), jnp.float32)
+    t32 = t.astype(jnp.float32)
+    model, history = trainer.train(
+        (t32, None), (t32, jnp.exp(-t32)), initial_data=start
+    )
+    assert np.max(np.abs(model(t32) - jnp.exp(-t32))) < 0.02
+    error = jnp.mean((model(t32) - jnp.exp(-t32)) ** 2)
+    np.testing.assert_allclose(history["val_loss"][-1], error, 1e-3)
+    u = lambda t: model(t[None, None])[0, 0]
+    left = jax.vmap(lambda t: jax.grad(u)(t) + u(t))(t32[:, 0])
+    np.testing.assert_allclose(
+        history["physics_residual"][-1], jnp.sqrt(jnp.mean(left**2)), 1e-3
+    )
+    assert set(history) >= {"interior", "initial"}
+
+
+def test_weights_of_the_physics_loss():
+    """At u = t / 2, by hand: interior (1/2 + t/2)^2, data (t/2 - 1)^2."""
+    t = jnp.array([[0.0], [1.0]])
+    loss = PhysicsInformedLoss(
+        pde_residual=_decay, config=PhysicsLossConfig(data_weight=2.0)
+    )
+    trainer = Trainer(line(), config(loss_config=LossConfig(physics_weight=3.0)))
+    trainer.set_physics_loss(loss)
+    found = trainer.validation_step(t, jnp.ones((2, 1)))
+    np.testing.assert_allclose(found, 3 * (0.25 + 1) / 2 + 2 * (1 + 0.25) / 2, 1e-12)
+
+
+# What is refused.
+
+BAD_DATA = {
+    "no pair": ((X,), {}, TypeError, "`train_data` must be a pair"),
+    "rows": ((X, Y[:5]), {}, ValueError, "`train_data` must have as many inputs"),
+    "width": ((jnp.ones((4, 3)), Y[:4]), {}, ValueError, r"train_data\[0\]`.*\(4, 3\)"),
+    "outputs": ((X, jnp.ones((20, 2))), {}, ValueError, r"`train_data\[1\]` must have"),
+    "nan": ((X, Y.at[3].set(jnp.nan)), {}, ValueError, r"data\[1\]` holds NaN.*3"),
+    "empty": ((X[:0], Y[:0]), {}, ValueError, r"`train_data\[0\]` is empty"),
+    "integers": ((X, jnp.ones((20, 1), int)), {}, ValueError, r"data\[1\]` must be"),
+    "no targets": ((X, None), {}, ValueError, r"`train_data\[1\]` is `None`"),
+    "val": ((X, Y), {"val_data": (X, Y[:1])}, ValueError, "`val_data` must have"),
+    "boundary": (
+        (X, Y), {"boundary_data": (X[:2], None)}, ValueError, r"`boundary_data\[1\]`"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data(case):
+    data, others, error, message = BAD_DATA[case]
+    model = mlp()
+    trainer = Trainer(model, config())
+    with pytest.raises(error, match=message):
+        trainer.train(data, **others)
+    assert trainer.model is model and trainer.training_state.step == 0
+
+
+BAD_CONFIGS = {
+    "dft": ({"dft_config": DFTConfig()}, NotImplementedError, "`dft_config`"),
+    "enforcement": (
+        {"conservation_config": ConservationConfig(
+            laws=["mass"], enforcement="augmented_lagrangian")},
+        NotImplementedError, "`enforcement`",
+    ),
+    "weight": (
+        {"loss_config": LossConfig(physics_weight=2.0)}, ValueError, "set_physics"
+    ),
+    "residual": (
+        {"metrics_tracking_config": MetricsTrackingConfig(["physics_residual"])},
+        ValueError, "no equation",
+    ),
+    "quadrature": (
+        {"conservation_config": ConservationConfig(
+            laws=["mass"], quadrature_weights=[1.0, 2.0])},
+        ValueError, "`quadrature_weights` must be 1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_what_cannot_be_had(case):
+    options, error, message = BAD_CONFIGS[case]
+    with pytest.raises(error, match=message):
+        Trainer(mlp(), config(**options)).train((X, Y))
+
+
+def test_bad_arguments():
+    trainer = Trainer(mlp(), config(batch_size=8))
+    with pytest.raises(ValueError, match="'epoch_end'"):
+        trainer.register_hook("epoch_ends", print)
+    with pytest.raises(ValueError, match="`name` = 'data'"):
+        trainer.register_custom_loss("data", print)
+    with pytest.raises(TypeError, match="Wrap a residual"):
+        trainer.set_physics_loss(_decay)
+    with pytest.raises(TypeError, match="`config` must be"):
+        Trainer(mlp(), {"num_epochs": 3})
+    with pytest.raises(TypeError, match="`rngs`"):
+        Trainer(mlp(), config(), rngs=3)
+    with pytest.raises(TypeError, match=r"`components\['a'\]`"):
+        ModularTrainer(mlp(), config(), components={"a": print})
+    trainer.register_custom_loss("mine", lambda f, x, y: jnp.sum(f(x)))
+    with pytest.raises(ValueError, match="'mine' must give one number a row"):
+        trainer.train((X, Y))
+    physics = PhysicsInformedLoss(config=PhysicsLossConfig())
+    other = Trainer(mlp(), config())
+    other.set_physics_loss(physics)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        other.train((X, None))
