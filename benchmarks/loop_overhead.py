@@ -9,6 +9,8 @@ Ratios of CPU times, interleaved, medians over rounds, compilation left out:
   1000 epochs, in chunks of 100.
 - `small.jit_loop_over_fit`: a Python loop over a jitted step that reads every loss.
 - `small.nnx_loop_over_fit`: the same with `nnx.jit` and `nnx.Optimizer`.
+- `small.trainer_over_fit`, `small.basic_trainer_over_fit`: the documented trainers, on
+    the same network as a module of NNX, with the losses of every epoch.
 
 `fit` runs with `Backtrack`, keeps the best state, and as history of every step the
 loss, its term and weight, the norm of the gradient and of each array of it, the length
@@ -29,7 +31,11 @@ from _measure import median_ratios
 from flax import nnx
 
 import opifex as opx
+from opifex.core.training.config import TrainingConfig
+from opifex.core.training.trainer import Trainer
 from opifex.neural import MLP
+from opifex.neural.base import StandardMLP
+from opifex.training.basic_trainer import BasicTrainer
 from opifex.zoo import make_benchmark
 
 
@@ -137,6 +143,12 @@ def small(rounds):
         for batch in shuffled_batches():
             history.append(float(nnx_update(model, optimizer, batch)))
 
+    def trained(kind):
+        model = StandardMLP([1, 32, 32, 1], "tanh", rngs=nnx.Rngs(0))
+        config = TrainingConfig(num_epochs=EPOCHS, batch_size=BATCH, progress=False)
+        trainer = kind(model, config)
+        return lambda: trainer.train((x, y))
+
     sampler = opx.Minibatch(x, y, BATCH)
     recipe = opx.Recipe(opx.Supervised(), optim, sampler, steps=100 * per_epoch)
     runs = {
@@ -144,14 +156,18 @@ def small(rounds):
         "fit": fitted(recipe, net, EPOCHS // 100),
         "jit_loop": jit_loop,
         "nnx_loop": nnx_loop,
+        "trainer": trained(Trainer),
+        "basic_trainer": trained(BasicTrainer),
     }
     long, short = EPOCHS * per_epoch, NAIVE_EPOCHS * per_epoch
-    steps = {"scan": long, "fit": long, "jit_loop": short, "nnx_loop": short}
+    steps = dict.fromkeys(runs, long) | {"jit_loop": short, "nnx_loop": short}
     ratios = median_ratios(runs, "scan", rounds, steps)
     return {
         "small.fit_over_scan": ratios["fit"],
         "small.jit_loop_over_fit": ratios["jit_loop"] / ratios["fit"],
         "small.nnx_loop_over_fit": ratios["nnx_loop"] / ratios["fit"],
+        "small.trainer_over_fit": ratios["trainer"] / ratios["fit"],
+        "small.basic_trainer_over_fit": ratios["basic_trainer"] / ratios["fit"],
     }
 
 

@@ -1,6 +1,5 @@
 """An `nnx.Module` as a pytree, and back."""
 
-from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,7 +16,7 @@ from .._misc import Frozen
 class _Part(NamedTuple):
     """How to put some of the variables of a module back together."""
 
-    structure: Hashable  # of the `nnx.State`
+    structure: Any  # of the `nnx.State`, hashable
     names: tuple[str, ...]
     key_kinds: tuple[str | None, ...]  # of those that are random keys
 
@@ -43,7 +42,7 @@ class _Part(NamedTuple):
 class _Layout(NamedTuple):
     """All of a module that is no array; two of one kind are equal."""
 
-    graphdef: Hashable
+    graphdef: Any  # hashable
     params: _Part
     rest: _Part
 

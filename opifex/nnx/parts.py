@@ -44,11 +44,11 @@ class Parts:
             return self.optimizer
         if self.factory is None:
             return config.make_optimizer(total_steps)
-        named = isinstance(config.optimizer, str)
+        named = config.optimizer if isinstance(config.optimizer, str) else None
         return self.factory.create_optimizer(
             learning_rate=config.learning_rate,
             total_steps=total_steps,
-            optimizer_type=config.optimizer if named else None,
+            optimizer_type=named,
         )
 
     def schedule(

@@ -4,17 +4,55 @@ from importlib import import_module
 from typing import Any
 
 from .._callback.base import AbstractCallback
+from .._recovery.base import fault_report
+from .._results import is_fatal
 from .._state import TrainingState
 from ..core.training.config import TrainingConfig
+from .recovery import ErrorRecoveryManager
 
 
-def checkpoints(config: TrainingConfig) -> list[AbstractCallback]:
+class AfterFaults(AbstractCallback):
+    """Writes a checkpoint after every chunk in which something went wrong, too.
+
+    **Arguments:**
+
+    - `regular`: writes the others.
+    """
+
+    regular: AbstractCallback
+
+    def init(self, state, num_chunks):
+        return self.regular.init(state, num_chunks), _num_faults(state)
+
+    def on_chunk(self, memory, state, infos):
+        store, before = memory
+        store, stop = self.regular.on_chunk(store, state, infos)
+        now = _num_faults(state)
+        lost = bool(is_fatal(state.progress.result))
+        if now > before and not lost and store.latest != int(state.step):
+            store.save(state)
+        return (store, now), stop
+
+    def close(self, memory, state):
+        self.regular.close(memory[0], state)
+
+
+def _num_faults(state: TrainingState) -> int:
+    counts = {k: v for k, v in fault_report(state).items() if k != "first"}
+    return sum(counts.values())
+
+
+def checkpoints(
+    config: TrainingConfig, manager: ErrorRecoveryManager | None
+) -> list[AbstractCallback]:
     """What writes them during a run, if they are wanted."""
     if config.checkpoint_dir is None:
         return []
     kind = _optional("opifex._callback.checkpoint").Checkpoint
     every, keep = config.checkpoint_frequency, config.max_to_keep
-    return [kind(config.checkpoint_dir, every=every, keep=keep)]
+    regular = kind(config.checkpoint_dir, every=every, keep=keep)
+    also = manager is not None and manager.settings.checkpoint_on_error
+    return [AfterFaults(regular) if also else regular]
 
 
 def check_unused(config: TrainingConfig) -> None:
