@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -16,15 +15,11 @@ from flax import nnx
 
 import opifex as opx
 from opifex.core.training.config import (
-    BoundaryConfig,
     ConservationConfig,
     DFTConfig,
     LoggingConfig,
     LossConfig,
     MetricsTrackingConfig,
-    MultiScaleConfig,
-    QuantumTrainingConfig,
-    TrainingConfig,
 )
 from opifex.core.training.trainer import Trainer
 from opifex.nnx.bridge import NNXModel
@@ -32,56 +27,18 @@ from opifex.training import PhysicsInformedLoss, PhysicsLossConfig
 from opifex.training.basic_trainer import BasicTrainer, ModularTrainer
 from opifex.training.components import FlexibleOptimizerFactory, TrainingComponentBase
 
-
-X = jnp.linspace(-1, 1, 20)[:, None]
-Y = jnp.sin(3 * X)
-X32, Y32 = X.astype(jnp.float32), Y.astype(jnp.float32)
-
-
-class Net(nnx.Module):
-    traces = 0
-
-    def __init__(self, rngs, outputs=1):
-        self.first = nnx.Linear(1, 8, rngs=rngs)
-        self.last = nnx.Linear(8, outputs, rngs=rngs)
-
-    def __call__(self, x):
-        Net.traces += 1
-        return self.last(jnp.tanh(self.first(x)))
-
-
-class Line(eqx.Module):
-    """The smallest model there is, for what is worked out by hand."""
-
-    weight: jax.Array
-
-    def __call__(self, x):
-        return x * self.weight
-
-
-def line(weight=0.5):
-    return Line(jnp.asarray(weight))
-
-
-def mlp(key=0):
-    return eqx.nn.MLP(1, 1, 8, 1, jnp.tanh, key=jr.key(key))
-
-
-def config(**options):
-    return TrainingConfig(
-        **{"num_epochs": 6, "batch_size": 8, "progress": False} | options
-    )
-
-
-def arrays(model):
-    if isinstance(model, nnx.Module):
-        model = NNXModel.of(model)
-    return [np.asarray(x) for x in jax.tree.leaves(eqx.filter(model, eqx.is_array))]
-
-
-def assert_same(one, other, tol=0.0):
-    for a, b in zip(arrays(one), arrays(other), strict=True):
-        np.testing.assert_allclose(a, b, tol, tol)
+from .trainer_models import (
+    arrays,
+    assert_same,
+    config,
+    line,
+    mlp,
+    Net,
+    X,
+    X32,
+    Y,
+    Y32,
+)
 
 
 # What is trained.
@@ -133,11 +90,13 @@ def test_mean_over_an_epoch_by_hand():
 
 def test_second_train_compiles_nothing():
     trainer = Trainer(Net(nnx.Rngs(0)), config(loss_config=LossConfig("huber")))
-    trainer.train((X32, Y32), (X32, Y32))
+    mine = lambda names: [n for n in names if "_traced" in n or "<lambda>" in n]
     with jax.log_compiles(), _compiled() as names:
-        # What looks at the shapes of the data does call the model.
+        trainer.train((X32, Y32), (X32, Y32))
+    assert mine(names)
+    with jax.log_compiles(), _compiled() as names:
         trainer.train((X32 + 1, Y32), (X32, Y32))
-    assert not [n for n in names if "lambda" in n or "traced" in n], names
+    assert not mine(names)
 
 
 class _compiled(logging.Handler):
@@ -207,6 +166,24 @@ def test_learning_rates_of_the_history():
     assert np.isnan(history["learning_rate"]).all()
 
 
+class Tokens(nnx.Module):
+    def __init__(self, rngs):
+        self.table = nnx.Embed(5, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.table(x)
+
+
+def test_shapes_and_dtypes_of_the_data():
+    trainer = Trainer(line(), config())
+    flat, whole = trainer.validation_step(X, Y[:, 0]), trainer.validation_step(X, Y)
+    assert flat == whole
+    # Whole numbers are for the model to judge.
+    trainer = Trainer(Tokens(nnx.Rngs(0)), config(num_epochs=2))
+    _, history = trainer.train((jnp.arange(20) % 5, Y32))
+    assert history["train_loss"][-1] < history["train_loss"][0]
+
+
 # When it ends.
 
 
@@ -240,6 +217,9 @@ def test_last_epoch_is_validated():
     assert known.tolist() == [3, 6, 7]
 
 
+BACKWARDS = optax.sgd(lambda step: jnp.where(step < 9, 1e-2, -1.0))
+
+
 class _Interrupted(BaseException):
     """Like the second Ctrl-C: nothing that is caught in passing."""
 
@@ -252,14 +232,16 @@ def _raise(error):
 def test_best_model_survives(how):
     """What befalls the run at epoch 4, when the best parameters are those after 3: the
     4th epoch goes the wrong way."""
-    steps = lambda step: jnp.where(step < 9, 1e-2, -1.0)
     module = Net(nnx.Rngs(0))
     trainer = Trainer(
-        module, config(optimizer=optax.sgd(steps), validation_frequency=1, num_epochs=9)
+        module, config(optimizer=BACKWARDS, validation_frequency=1, num_epochs=9)
     )
     seen = {}
 
     def hook(state, metrics):
+        # The module has the parameters of now.
+        loss = jnp.mean((state.model(X32) - Y32) ** 2)
+        np.testing.assert_allclose(loss, metrics["val_loss"], 1e-5)
         seen[state.epoch] = metrics["val_loss"], arrays(state.core.model)
         if state.epoch == 4:
             if how == "sigint":
@@ -456,161 +438,6 @@ def test_checkpoints_by_hand(tmp_path):
         Trainer(mlp(), config()).load_checkpoint()
 
 
-# Physics.
-
-
-def test_conservation():
-    """Against the quantities of a row with four points, worked out by hand."""
-    u = jnp.array([[1.0, 2.0, 3.0, 4.0]])
-    x = jnp.ones((1, 4))
-    conserved = ConservationConfig(
-        laws=["mass", "energy", "momentum", "symmetry"],
-        mass_tolerance=0.25,
-        weight=2.0,
-        quantities={"first": lambda x, u: u[0, 0] * x[0, 0]},
-    )
-    trainer = Trainer(line(1.0), config(conservation_config=conserved, num_epochs=1,
-                                        optimizer=optax.sgd(0.0)))  # fmt: skip
-    _, history = trainer.train((x, u))
-    # Means 1 and 2.5; half the mean squares 0.5 and 3.75; f(-x) = -1, f(x) = 1.
-    drifts = {"mass": 1.5, "momentum": 1.5, "energy": 3.25, "first": 0.0,
-              "symmetry": 4.0}  # fmt: skip
-    for law, drift in drifts.items():
-        np.testing.assert_allclose(history[f"drift/{law}"], [drift], 1e-12)
-        beyond = drift - (0.25 if law == "mass" else 0)
-        np.testing.assert_allclose(
-            history[f"conservation/{law}"], [2 * beyond**2], 1e-12
-        )
-    # Targets of either sign, at random: the best fit is zero, unless the energy counts.
-    x, signs = (
-        jnp.linspace(-1, 1, 64)[:, None],
-        jr.rademacher(jr.key(0), (64, 1), float),
-    )
-    found = {}
-    for weight in (0.0, 10.0):
-        law = ConservationConfig(laws=["energy"], weight=weight)
-        options = config(conservation_config=law, num_epochs=60, learning_rate=1e-2)
-        _, history = Trainer(mlp(), options).train((x, signs))
-        found[weight] = history["drift/energy"][-1]
-    assert found[0.0] > 0.4 and found[10.0] < 0.1
-
-
-def test_scales():
-    """Restrictions of five points, by hand: to the mean of four and the last."""
-    u, x = jnp.array([[1.0, 2.0, 3.0, 4.0, 5.0]]), jnp.ones((1, 5))
-    scales = MultiScaleConfig(
-        scales=["a", "b", "c"], weights={"a": 0.5}, coupling=True,
-        operators={"b": lambda u: 2 * u[::2]},
-    )  # fmt: skip
-    trainer = Trainer(line(0.0), config(multiscale_config=scales, num_epochs=1))
-    _, history = trainer.train((x, u))
-    expected = {"data": 11.0, "scale/c": 11.0, "scale/b": 4 * (1 + 9 + 25) / 3,
-                "scale/a": 0.5 * (2.5**2 + 5**2) / 2}  # fmt: skip
-    for name, value in expected.items():
-        np.testing.assert_allclose(history[name], [value], 1e-12, err_msg=name)
-    # At u = x = 1: the finest averaged is 1 and "b" is 2; averaged again it is 2.
-    one = Trainer(line(1.0), config(multiscale_config=scales, num_epochs=1))
-    _, history = one.train((x, u))
-    np.testing.assert_allclose(history["coupling/b-c"], [1.0])
-    np.testing.assert_allclose(history["coupling/a-b"], [1.0])
-
-
-def test_metrics_tracking():
-    tracked = MetricsTrackingConfig(
-        metrics=["mse", "mae", "max_error", "relative_l2"], frequency=2
-    )
-    model, history = Trainer(mlp(), config(metrics_tracking_config=tracked)).train(
-        (X, Y), (X[:7], Y[:7])
-    )
-    error = np.asarray(jax.vmap(model)(X[:7]) - Y[:7])
-    expected = {
-        "mse": np.mean(error**2), "mae": np.abs(error).mean(),
-        "max_error": np.abs(error).max(),
-        "relative_l2": np.linalg.norm(error) / np.linalg.norm(Y[:7]),
-    }  # fmt: skip
-    for name, value in expected.items():
-        known = np.isfinite(history[name])
-        assert known.tolist() == [False, True] * 3
-        np.testing.assert_allclose(history[name][-1], value, 1e-10)
-
-
-def test_quantum_metrics():
-    x = jnp.array([[1.0], [2.0]])
-    quantum = QuantumTrainingConfig(chemical_accuracy_target=2.0)
-    trainer = Trainer(
-        line(0.0),
-        config(quantum_config=quantum, num_epochs=1, optimizer=optax.sgd(0.0)),
-    )
-    # Errors of 1 and 3 kcal/mol.
-    _, history = trainer.train((x, jnp.array([[1.0], [3.0]]) / 627.5094740631))
-    np.testing.assert_allclose(history["energy_error_kcal_mol"], [2.0], 1e-12)
-    np.testing.assert_allclose(history["chemically_accurate"], [0.5])
-
-
-def test_known_values_and_custom_losses():
-    """Each with its weight; without a physics loss they are terms beside the data."""
-    trainer = Trainer(
-        line(), config(boundary_config=BoundaryConfig(weight=3.0), num_epochs=1,
-                       optimizer=optax.sgd(0.0)),
-    )  # fmt: skip
-    trainer.register_custom_loss("mine", lambda f, x, y: (f(x) + y)[:, 0] ** 2)
-    ends, values = jnp.array([[-1.0], [1.0]]), jnp.array([[0.0], [1.0]])
-    _, history = trainer.train(
-        (X, Y), boundary_data=(ends, values), initial_data=(ends, -values)
-    )
-    expected = {
-        "data": jnp.mean((X / 2 - Y) ** 2), "mine": jnp.mean((X / 2 + Y) ** 2),
-        "boundary": 3 * 0.25, "initial": (0.25 + 2.25) / 2,
-    }  # fmt: skip
-    for name, value in expected.items():
-        np.testing.assert_allclose(history[name], [value], 1e-12, err_msg=name)
-    np.testing.assert_allclose(
-        history["train_loss"], [sum(map(float, expected.values()))], 1e-12
-    )
-
-
-def _decay(u, t):
-    return jax.grad(lambda t: u(t[None]))(t) + u(t[None])
-
-
-def test_physics_loss():
-    """u' = -u with u(0) = 1; the batches of 8 fill up the last from the 20 points."""
-    tracked = MetricsTrackingConfig(metrics=["physics_residual"], frequency=100)
-    t = jnp.linspace(0, 1, 20)[:, None]
-    trainer = BasicTrainer(
-        Net(nnx.Rngs(0)),
-        config(num_epochs=200, learning_rate=1e-2, metrics_tracking_config=tracked,
-               validation_frequency=100, loss_config=LossConfig(initial_weight=4.0)),
-    )  # fmt: skip
-    trainer.set_physics_loss(PhysicsInformedLoss(pde_residual=_decay))
-    start = jnp.zeros((1, 1), jnp.float32), jnp.ones((1, 1), jnp.float32)
-    t32 = t.astype(jnp.float32)
-    model, history = trainer.train(
-        (t32, None), (t32, jnp.exp(-t32)), initial_data=start
-    )
-    assert np.max(np.abs(model(t32) - jnp.exp(-t32))) < 0.02
-    error = jnp.mean((model(t32) - jnp.exp(-t32)) ** 2)
-    np.testing.assert_allclose(history["val_loss"][-1], error, 1e-3)
-    u = lambda t: model(t[None, None])[0, 0]
-    left = jax.vmap(lambda t: jax.grad(u)(t) + u(t))(t32[:, 0])
-    np.testing.assert_allclose(
-        history["physics_residual"][-1], jnp.sqrt(jnp.mean(left**2)), 1e-3
-    )
-    assert set(history) >= {"interior", "initial"}
-
-
-def test_weights_of_the_physics_loss():
-    """At u = t / 2, by hand: interior (1/2 + t/2)^2, data (t/2 - 1)^2."""
-    t = jnp.array([[0.0], [1.0]])
-    loss = PhysicsInformedLoss(
-        pde_residual=_decay, config=PhysicsLossConfig(data_weight=2.0)
-    )
-    trainer = Trainer(line(), config(loss_config=LossConfig(physics_weight=3.0)))
-    trainer.set_physics_loss(loss)
-    found = trainer.validation_step(t, jnp.ones((2, 1)))
-    np.testing.assert_allclose(found, 3 * (0.25 + 1) / 2 + 2 * (1 + 0.25) / 2, 1e-12)
-
-
 # What is refused.
 
 BAD_DATA = {
@@ -621,6 +448,7 @@ BAD_DATA = {
     "nan": ((X, Y.at[3].set(jnp.nan)), {}, ValueError, r"data\[1\]` holds NaN.*3"),
     "empty": ((X[:0], Y[:0]), {}, ValueError, r"`train_data\[0\]` is empty"),
     "integers": ((X, jnp.ones((20, 1), int)), {}, ValueError, r"data\[1\]` must be"),
+    "no points": ((None, None), {}, TypeError, r"`train_data\[0\]` must be an array"),
     "no targets": ((X, None), {}, ValueError, r"`train_data\[1\]` is `None`"),
     "val": ((X, Y), {"val_data": (X, Y[:1])}, ValueError, "`val_data` must have"),
     "boundary": (
@@ -675,7 +503,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="`name` = 'data'"):
         trainer.register_custom_loss("data", print)
     with pytest.raises(TypeError, match="Wrap a residual"):
-        trainer.set_physics_loss(_decay)
+        trainer.set_physics_loss(print)
     with pytest.raises(TypeError, match="`config` must be"):
         Trainer(mlp(), {"num_epochs": 3})
     with pytest.raises(TypeError, match="`rngs`"):

@@ -42,7 +42,8 @@ def checked_pair(name: str, given: Any, model: Any, *, points: bool) -> Data:
             f"`{name}` must be a pair `(x, y)`, got {type(given).__name__}"
             + (f" of length {len(given)}." if isinstance(given, tuple | list) else ".")
         )
-    inputs = _array(f"{name}[0]", given[0])
+    # A model of tokens takes whole numbers; points of an equation are none.
+    inputs = _array(f"{name}[0]", given[0], floats=points)
     if given[1] is None:
         if not points:
             raise ValueError(
@@ -51,7 +52,7 @@ def checked_pair(name: str, given: Any, model: Any, *, points: bool) -> Data:
             )
         _answers(f"{name}[0]", model, inputs)
         return Data(inputs, None)
-    targets = _array(f"{name}[1]", given[1])
+    targets = _array(f"{name}[1]", given[1], floats=True)
     if inputs.shape[0] != targets.shape[0]:
         raise ValueError(
             f"`{name}` must have as many inputs as targets, got shapes {inputs.shape} "
@@ -68,9 +69,11 @@ def checked_pair(name: str, given: Any, model: Any, *, points: bool) -> Data:
     return Data(inputs, targets)
 
 
-def _array(name: str, given: Any) -> Array:
-    """An array of floats without NaN, of one row at least."""
+def _array(name: str, given: Any, *, floats: bool) -> Array:
+    """An array without NaN, of one row at least."""
     try:
+        if given is None:
+            raise TypeError
         array = jnp.asarray(given)
     except (TypeError, ValueError) as error:
         raise TypeError(
@@ -78,7 +81,7 @@ def _array(name: str, given: Any) -> Array:
         ) from error
     if array.ndim == 0:
         raise ValueError(f"`{name}` must have a row for each sample, got a number.")
-    if not jnp.issubdtype(array.dtype, jnp.inexact):
+    if floats and not jnp.issubdtype(array.dtype, jnp.inexact):
         raise ValueError(
             f"`{name}` must be real or complex floats, got dtype {array.dtype}. "
             "Convert them: `.astype(float)`."

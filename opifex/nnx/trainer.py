@@ -242,10 +242,16 @@ class AbstractTrainer(abc.ABC):
         return [lambda state, epoch, found: collector.update_metrics_history(found)]
 
     def _update_components(self, state: Any, epoch: int, metrics: dict) -> None:
-        self._task.parts.update(self._view(state), epoch, metrics)
+        self._task.parts.update(self._live(state), epoch, metrics)
 
     def _hooked(self, hook: Callable) -> Callable:
-        return lambda state, epoch, metrics: hook(self._view(state), metrics)
+        return lambda state, epoch, metrics: hook(self._live(state), metrics)
+
+    def _live(self, state: TrainingState) -> StateView:
+        """The state in the middle of a run; the user's module has its parameters."""
+        if isinstance(state.model, NNXModel):
+            state.model.write_to(self.model)
+        return self._view(state)
 
     def _call(self, point: str) -> None:
         for hook in self._hooks[point]:
