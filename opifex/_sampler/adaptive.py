@@ -94,13 +94,16 @@ def draw(sampler: AbstractSampler[Any, PointSets], key: Key) -> PointSets:
     return sampler.batch(sampler.init(key), key, jnp.zeros((), jnp.int32))
 
 
-def as_equations(residual: Any) -> Equations:
-    """`residual` as it is kept. Raises unless it is a name or several."""
+def asked(every: Any, residual: Any, batch_size: Any) -> tuple[int, Equations, int]:
+    """How often, about which equations and at how many points in one go a sampler asks
+    for residuals. Raises unless these are two counts, and a name or several."""
+    check_count("every", every)
+    check_count("batch_size", batch_size)
     if isinstance(residual, str):
-        return residual
+        return every, residual, batch_size
     if isinstance(residual, tuple | list) and residual:
         if all(isinstance(name, str) for name in residual):
-            return tuple(residual)
+            return every, tuple(residual), batch_size
     raise ValueError(
         '`residual` must be "sum", the name of a residual or a tuple of names, got '
         f"{residual!r}."

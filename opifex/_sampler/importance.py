@@ -4,12 +4,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._misc import check_count
 from .._problem.base import Weighted
 from ..geometry.base import AbstractDomain
 from .adaptive import (
     AbstractAdaptive,
-    as_equations,
+    asked,
     Candidates,
     check_sets,
     draw,
@@ -80,8 +79,6 @@ class Importance(AbstractAdaptive):
     ):
         check_domains(domains, num_points)
         check_sets("num_pool", num_pool, domains, num_points)
-        check_count("every", every)
-        check_count("batch_size", batch_size)
         self.density = Density(k, c, temperature, min_probability)
         for num in num_pool.values():
             self.density.check_floor(num)
@@ -94,10 +91,8 @@ class Importance(AbstractAdaptive):
         self.num_points = num_points
         self.num_pool = num_pool
         self.pool = candidates(domains, num_points | num_pool)
-        self.every = every
+        self.every, self.residual, self.batch_size = asked(every, residual, batch_size)
         self.fresh = fresh
-        self.residual = as_equations(residual)
-        self.batch_size = batch_size
 
     @property
     def adapts(self):

@@ -3,9 +3,9 @@ from dataclasses import replace
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._misc import check_count, unknown_name
+from .._misc import unknown_name
 from ..geometry.base import AbstractDomain
-from .adaptive import AbstractAdaptive, as_equations, Candidates, draw, first
+from .adaptive import AbstractAdaptive, asked, Candidates, draw, first
 from .base import AbstractSampler, check_domains
 from .density import finite_size
 from .misfit import BATCH_SIZE, Equations
@@ -64,15 +64,11 @@ class R3(AbstractAdaptive):
         for name in names:
             if name not in domains:
                 raise ValueError(unknown_name("names", name, domains))
-        check_count("every", every)
-        check_count("batch_size", batch_size)
         self.domains = domains
         self.num_points = num_points
         self.names = tuple(sorted(set(names)))
         self.pool = candidates(domains, num_points)
-        self.every = every
-        self.residual = as_equations(residual)
-        self.batch_size = batch_size
+        self.every, self.residual, self.batch_size = asked(every, residual, batch_size)
 
     @property
     def adapts(self):

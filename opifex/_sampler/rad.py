@@ -4,11 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._misc import check_count
 from ..geometry.base import AbstractDomain
 from .adaptive import (
     AbstractAdaptive,
-    as_equations,
+    asked,
     Candidates,
     check_sets,
     draw,
@@ -82,8 +81,6 @@ class RAD(AbstractAdaptive):
     ):
         check_domains(domains, num_points)
         check_sets("num_candidates", num_candidates, domains, num_points)
-        check_count("every", every)
-        check_count("batch_size", batch_size)
         self.domains = domains
         self.num_points = num_points
         self.num_candidates = num_candidates
@@ -92,9 +89,7 @@ class RAD(AbstractAdaptive):
             self.density.check_floor(num)
         self.start = candidates(domains, num_points)
         self.pool = candidates(domains, num_points | num_candidates)
-        self.every = every
-        self.residual = as_equations(residual)
-        self.batch_size = batch_size
+        self.every, self.residual, self.batch_size = asked(every, residual, batch_size)
 
     @property
     def adapts(self):

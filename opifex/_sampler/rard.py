@@ -1,9 +1,8 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._misc import check_count
 from ..geometry.base import AbstractDomain
-from .adaptive import as_equations, Candidates
+from .adaptive import asked, Candidates
 from .density import choose, Density
 from .growing import AbstractGrowing, Growth
 from .misfit import BATCH_SIZE, Equations
@@ -66,11 +65,7 @@ class RARD(AbstractGrowing):
         self.density = Density(k, c, temperature, min_probability)
         for num in num_candidates.values():
             self.density.check_floor(num)
-        check_count("every", every)
-        check_count("batch_size", batch_size)
-        self.every = every
-        self.residual = as_equations(residual)
-        self.batch_size = batch_size
+        self.every, self.residual, self.batch_size = asked(every, residual, batch_size)
 
     def pick(self, sizes, num, key):
         logits = self.density.log_probability(sizes)

@@ -2,9 +2,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._misc import check_count
 from ..geometry.base import AbstractDomain
-from .adaptive import as_equations, Candidates
+from .adaptive import asked, Candidates
 from .density import finite_size
 from .growing import AbstractGrowing, Growth
 from .misfit import BATCH_SIZE, Equations
@@ -44,11 +43,7 @@ class RARG(AbstractGrowing):
         self.growth = Growth(
             domains, num_points, num_candidates, num_initial, num_new, candidates
         )
-        check_count("every", every)
-        check_count("batch_size", batch_size)
-        self.every = every
-        self.residual = as_equations(residual)
-        self.batch_size = batch_size
+        self.every, self.residual, self.batch_size = asked(every, residual, batch_size)
 
     def pick(self, sizes, num, key):
         del key
