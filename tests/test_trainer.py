@@ -210,6 +210,17 @@ def test_validation_and_best_model():
     )
 
 
+def test_early_stop_by_the_training_loss():
+    options = {"early_stopping": True, "patience": 3, "validation_frequency": 2}
+    worse = optax.sgd(-1e-2)
+    trainer = Trainer(line(), config(optimizer=worse, num_epochs=50, **options))
+    model, history = trainer.train((X, Y))
+    assert history["epochs"] == 8 and trainer.training_state.epoch == 2
+    assert (np.diff(history["train_loss"]) > 0).all()
+    loss = float(jnp.mean((model.weight * X - Y) ** 2))
+    assert history["train_loss"][1] < loss < history["train_loss"][3]
+
+
 def test_last_epoch_is_validated():
     options = {"num_epochs": 7, "validation_frequency": 3}
     _, history = Trainer(mlp(), config(**options)).train((X, Y), (X, Y))
