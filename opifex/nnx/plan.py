@@ -127,13 +127,6 @@ def check_supported(config: TrainingConfig) -> None:
                 f"`{name}` is not there yet: it comes with the Kohn-Sham solver. Leave "
                 "it out."
             )
-    boundary = config.boundary_config
-    if boundary is not None and boundary.domain is not None:
-        raise NotImplementedError(
-            "`boundary_config` with a `domain` is not there yet for the documented "
-            "trainers. Give points and values as `boundary_data`, or use `opifex.PDE`, "
-            "whose conditions can be exact."
-        )
 
 
 def make_problem(given: Given, sets: Sets, model: Any) -> AbstractProblem:
