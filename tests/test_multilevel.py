@@ -11,7 +11,6 @@ from flax import nnx
 
 from opifex.neural import MLP
 from opifex.neural.base import StandardMLP
-from opifex.training.multilevel import coarse_to_fine, multilevel_fno
 from opifex.training.multilevel.coarse_to_fine import (
     CascadeTrainer,
     create_network_hierarchy,
@@ -285,9 +284,3 @@ BAD = {
 def test_bad_input(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
-
-
-def test_doors_show_what_they_promise():
-    widths = "CascadeTrainer MultilevelConfig create_network_hierarchy prolongate"
-    assert {*widths.split(), "restrict"} <= set(dir(coarse_to_fine))
-    assert len(dir(multilevel_fno)) == 6

@@ -21,6 +21,19 @@ from .._sampler.density import choose, Density, finite_size
 from ..core._strict import strict
 
 
+__all__ = [
+    "RADConfig",
+    "RADSampler",
+    "RARDConfig",
+    "RARDRefiner",
+    "compute_sampling_distribution",
+]
+
+
+def __dir__():
+    return __all__
+
+
 # What `jnp.asarray` takes.
 Numbers = ArrayLike | Sequence
 

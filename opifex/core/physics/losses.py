@@ -28,6 +28,17 @@ from .._strict import strict
 from .constraints import CONSTRAINTS
 
 
+__all__ = [
+    "PhysicsInformedLoss",
+    "PhysicsLossConfig",
+    "WEIGHTINGS",
+]
+
+
+def __dir__():
+    return __all__
+
+
 WEIGHTINGS: dict[str, Callable[[], AbstractWeighting]] = {
     "gradnorm": GradNorm,
     "grad_norm_balance": GradNormBalance,
