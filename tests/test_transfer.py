@@ -469,11 +469,9 @@ def test_the_whole_state_is_carried(key):
         assert_same_bits(getattr(back, name), getattr(state, name))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
-def test_the_loss_does_not_leap(optimizer, key):
+def test_the_loss_does_not_leap(key):
     """Of 16 to 64 units; without the shorter steps it does, by far."""
-    rates = {"adam": optax.adam(5e-3), "momentum": optax.sgd(2e-5, 0.9)}
-    optim = rates[optimizer]
+    optim = optax.adam(5e-3)
     recipe = opx.Recipe(Poisson(), optim, SAMPLERS["sobol"](), NO, steps=200)
     recipe = eqx.tree_at(lambda r: r.sampler, recipe, SAMPLERS["fixed"]())
     state = recipe.init(dense(1, 16, 16, 1)(key), key=key)
@@ -485,7 +483,7 @@ def test_the_loss_does_not_leap(optimizer, key):
         loss = eqx.filter_jit(recipe)(fine)[1].loss
         peaks.append(jnp.max(loss) / loss[0])
     assert peaks[0] <= 1.2
-    assert optimizer == "momentum" or peaks[1] > 2
+    assert peaks[1] > 2
 
 
 RELU = jax.nn.relu
