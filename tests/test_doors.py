@@ -22,6 +22,10 @@ DOORS = {
     "opifex.core.training.trainer": "Trainer",
     "opifex.neural.base": "StandardMLP",
     "opifex.neural.quantum": "QuantumMLP",
+    "opifex.optimization": (
+        "MetaOptimizer Task Weights load_provenance load_weights meta_train "
+        "save_weights"
+    ),
     "opifex.training": "PhysicsInformedLoss PhysicsLossConfig",
     "opifex.training.adaptive_sampling": (
         "RADConfig RADSampler RARDConfig RARDRefiner compute_sampling_distribution"
