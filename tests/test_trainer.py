@@ -239,6 +239,15 @@ def _raise(error):
     raise error
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """Also where the tests are run in the background, which ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize("how", ["error", "sigint", "hard"])
 def test_best_model_survives(how):
     """What befalls the run at epoch 4, when the best parameters are those after 3: the
