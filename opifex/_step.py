@@ -135,7 +135,8 @@ def train_step(
     norms, norm = _norms(state.model, grads)
     if state.clip_norm is not None:
         grads = _clip(grads, norm, state.clip_norm)
-    moved, opt_state = _update(optim, state, params, value, grads, objective)
+    extra = {"value": value, "grad": grads, "value_fn": objective}
+    moved, opt_state = updated(optim, state, params, grads, **extra)
     observed = Observed(
         step=state.step,
         terms=seen.terms,
@@ -164,21 +165,19 @@ def train_step(
     )
 
 
-def _update(
+def updated(
     optim: optax.GradientTransformation,
     state: TrainingState,
     params: PyTree,
-    value: Scalar,
     grads: PyTree,
-    objective: Objective,
+    **extra: Any,
 ) -> tuple[PyTree, Any]:
-    """The trained parameters after one step of the optimizer, and its state."""
+    """The trained parameters after one step of the optimizer, and its state; `extra` is
+    for optimizers that look at more than the gradient."""
     update = optax.with_extra_args_support(optim).update
     # Optax is not strict about dtypes and ranks.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        updates, opt_state = update(
-            grads, state.opt_state, params, value=value, grad=grads, value_fn=objective
-        )
+        updates, opt_state = update(grads, state.opt_state, params, **extra)
     updates = jtu.tree_map(lambda u: state.step_scale.astype(u.dtype) * u, updates)
     return eqx.apply_updates(params, updates), opt_state
 

@@ -307,7 +307,7 @@ def _redraw_if(
     def redraw(leaves):
         keys = [jr.fold_in(key, i) for i in range(len(leaves))]
         return [
-            jnp.where(suspects[i], 0.5 * (x + _noise_like(x, k)), x)
+            jnp.where(suspects[i], redrawn(x, k), x)
             for i, (x, k) in enumerate(zip(leaves, keys, strict=True))
         ]
 
@@ -315,6 +315,8 @@ def _redraw_if(
     return eqx.combine(jtu.tree_unflatten(treedef, leaves), rest)
 
 
-def _noise_like(x: Array, key: Key) -> Array:
+def redrawn(x: Array, key: Key) -> Array:
+    """An array shrunk to half, and perturbed by noise of its size."""
     size = jnp.sqrt(jnp.mean(squared(x)))
-    return size.astype(x.dtype) * jr.normal(key, x.shape, x.dtype)
+    noise = size.astype(x.dtype) * jr.normal(key, x.shape, x.dtype)
+    return 0.5 * (x + noise)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._misc import check_count, squared, tree_copy, unknown_name
-from .._recovery.backtrack import Backtrack
+from .._recovery.backtrack import Backtrack, redrawn
 from .._state import TrainingState
 from .._step import trainable
 from ..core._checks import check_flag, check_number
@@ -322,10 +322,6 @@ def _redrawn(model: Any, key: Any) -> Any:
     params, rest = eqx.partition(model, trainable(model))
     leaves, structure = jtu.tree_flatten(params)
 
-    def redraw(i, x):
-        noise = jr.normal(jr.fold_in(key, i), x.shape, x.dtype)
-        size = jnp.sqrt(jnp.mean(squared(x))).astype(x.dtype)
-        return (0.5 * (x + size * noise)).astype(x.dtype)
-
-    leaves = [redraw(i, x) for i, x in enumerate(leaves)]
+    key_of = lambda i: jr.fold_in(key, i)
+    leaves = [redrawn(x, key_of(i)) for i, x in enumerate(leaves)]
     return eqx.combine(jtu.tree_unflatten(structure, leaves), rest)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -29,7 +28,7 @@ from ..._recovery.none import NoRecovery
 from ..._sampler.fixed import Fixed
 from ..._sampler.minibatch import Minibatch
 from ..._state import TrainingState
-from ..._step import init, trainable
+from ..._step import init, trainable, updated
 from ..._transfer.base import AbstractTransfer
 from ...nnx.bridge import NNXModel
 from ...nnx.models import apply_of, as_pytree, predict
@@ -258,11 +257,9 @@ class AbstractLevels(abc.ABC):
 
 @eqx.filter_jit
 def _stepped(optim, state: TrainingState, grads: Any) -> TrainingState:
-    params = eqx.filter(state.model, trainable(state.model))
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        updates, opt_state = optim.update(grads, state.opt_state, params)
-    scale = lambda u: state.step_scale.astype(u.dtype) * u
-    model = eqx.apply_updates(state.model, jax.tree_util.tree_map(scale, updates))
+    params, rest = eqx.partition(state.model, trainable(state.model))
+    moved, opt_state = updated(optim, state, params, grads)
+    model = eqx.combine(moved, rest)
     return replace(state, model=model, opt_state=opt_state, step=state.step + 1)
 
 

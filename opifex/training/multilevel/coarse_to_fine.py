@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ..._misc import check_count
 from ..._problem.supervised import mse
-from ..._transfer.base import prolongate_model, restrict_model
+from ..._transfer.base import make_plan, prolongate_model, restrict_model
 from ..._transfer.widen import Widen
 from ...core._strict import strict
 from ...neural.base import StandardMLP
@@ -170,7 +170,7 @@ class CascadeTrainer(AbstractLevels):
             config = MultilevelConfig(len(hierarchy), level_epochs=epochs)
         for coarse, fine in zip(hierarchy[:-1], hierarchy[1:], strict=True):
             if prolongate_fn is None:
-                prolongate(coarse, fine)  # which raises if they do not fit
+                _check_fit(coarse, fine)
         self.config = config
         *coarser, finest = config.level_epochs
         super().__init__(
@@ -185,6 +185,12 @@ class CascadeTrainer(AbstractLevels):
 
     def level_data(self, inputs, targets):
         return inputs, targets
+
+
+def _check_fit(coarse: Any, fine: Any) -> None:
+    """Raises unless one can be prolongated to the other; only shapes are looked at."""
+    _check_alike(coarse, fine)
+    make_plan(_widen(coarse), as_pytree(coarse), as_pytree(fine))
 
 
 def _widen(model: Any) -> Widen:
