@@ -156,7 +156,7 @@ def test_where_terms_cancel(key):
 
     truth = [x.real for x in closed_form(*leaves)]
     for a, b in zip(found, truth, strict=True):
-        assert np.abs(np.asarray(a) - b).max() <= 5e-15 * np.abs(b).max()
+        assert np.abs(np.asarray(a) - b).max() <= 8e-15 * np.abs(b).max()
     error = norm = np.longdouble(0)
     for leaf, computed in zip(leaves, jax.tree.leaves(gradient), strict=True):
         for at in np.ndindex(leaf.shape):
