@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ._custom_types import Key, Model, Scalar
 from ._misc import check_count, Frozen, safe_sqrt, squared, tree_copy
+from ._least_squares import LeastSquares
 from ._objective import Objective
 from ._optimizer.base import check_optimizer
 from ._precision import Precision
@@ -102,7 +103,8 @@ def train_step(
 
     - `problem`: says how wrong the model is.
     - `optim`: the optimizer that `state` was made for. It is handed `value`, `grad` and
-        `value_fn` besides, for those that search along a line.
+        `value_fn` besides, for those that search along a line or look at residuals: the
+        latter is an [`AbstractSquares`][], whose methods raise if the loss is none.
     - `state`: where training is.
     - `batch`: from `sampler.batch`.
     - `weighting`: how much each term counts.
@@ -135,7 +137,7 @@ def train_step(
     norms, norm = _norms(state.model, grads)
     if state.clip_norm is not None:
         grads = _clip(grads, norm, state.clip_norm)
-    extra = {"value": value, "grad": grads, "value_fn": objective}
+    extra = {"value": value, "grad": grads, "value_fn": LeastSquares(objective)}
     moved, opt_state = updated(optim, state, params, grads, **extra)
     observed = Observed(
         step=state.step,

@@ -16,7 +16,7 @@ LAYERS = (
     "derivatives geometry",
     "_problem",
     "_sampler _weighting _recovery _optimizer _transfer _precision",
-    "_objective _trust",
+    "_objective _least_squares _trust",
     "_step _recipe",
     "_callback _checkpoint _interrupts _validation _ensemble _fit _cascade",
     "neural zoo quantum",

@@ -78,6 +78,27 @@ class AbstractProblem(eqx.Module, Generic[Model, Batch]):
         the same), and an [`Aux`][].
         """
 
+    def least_squares(
+        self, model: Model, batch: Batch, key: Key
+    ) -> tuple[dict[str, Inexact[Array, "_rows *_out"]], dict[str, Array]]:
+        """The same as residuals, for optimizers that look at them: each term is the
+        mean of `weight |r|^2`.
+
+        **Arguments:** those of `terms`.
+
+        **Returns:** by the names of the terms, the residuals, and the weights of their
+        rows (one, where a name is missing).
+
+        **Raises:** `TypeError` if the loss is no mean of squares; here, always.
+        """
+        del model, batch, key
+        raise TypeError(
+            f"`optim` looks at residuals, but the loss of `{type(self).__name__}` is "
+            "not known to be a mean of squares. Give the problem a method "
+            "`least_squares`, or use an optimizer that looks at the loss, such as "
+            "`ssbroyden`."
+        )
+
 
 class AbstractResidualProblem(AbstractProblem[Model, dict[str, Array]]):
     """A problem whose loss is the mean square of residuals at points.
@@ -115,6 +136,17 @@ class AbstractResidualProblem(AbstractProblem[Model, dict[str, Array]]):
     def terms(self, model, batch, key):
         residuals = self.stochastic_residuals(model, plain(batch), key)
         return mean_squares(residuals, point_weights(batch, residuals))
+
+    def least_squares(self, model, batch, key):
+        if type(self).terms is not AbstractResidualProblem.terms:
+            raise TypeError(
+                f"`optim` looks at residuals, but `{type(self).__name__}` has a method "
+                "`terms` of its own. Give it a method `least_squares` to go with it, or "
+                "leave both to the residuals."
+            )
+        residuals = self.stochastic_residuals(model, plain(batch), key)
+        check_vectors(residuals)
+        return residuals, point_weights(batch, residuals)
 
 
 def check_vectors(residuals: dict[str, Array]) -> None:

@@ -102,13 +102,30 @@ class Supervised(AbstractProblem[Any, Pairs]):
     apply: Callable[[Any, PyTree[Array], Key], tuple[Any, Any]] = pointwise
     metrics: dict[str, RowLoss] = eqx.field(default_factory=dict)
 
-    def terms(self, model, batch, key):
+    def least_squares(self, model, batch, key):
+        if self.loss is not mse:
+            raise TypeError(
+                f"`optim` looks at residuals, but `loss` is {self.loss!r}, which is no "
+                "mean of squares. Use `mse`, or an optimizer such as `ssbroyden`."
+            )
+        prediction, _ = self._predict(model, batch, key)
+        weights = {}
+        if batch.valid is not None:
+            valid = batch.valid.astype(jnp.finfo(prediction.dtype).dtype)
+            weights["data"] = valid / jnp.maximum(jnp.mean(valid), 1 / valid.size)
+        return {"data": prediction - batch.targets}, weights
+
+    def _predict(self, model, batch, key) -> tuple[Array, Any]:
         prediction, model = self.apply(model, batch.inputs, key)
         if prediction.shape != batch.targets.shape:
             raise ValueError(
                 "The predictions of `model` and the `targets` must have one shape, got "
                 f"{prediction.shape} and {batch.targets.shape}."
             )
+        return prediction, model
+
+    def terms(self, model, batch, key):
+        prediction, model = self._predict(model, batch, key)
 
         def mean(name: str, row_loss: RowLoss) -> Array:
             rows = row_loss(prediction, batch.targets)
