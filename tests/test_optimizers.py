@@ -217,7 +217,7 @@ def test_ssbroyden_leaves_out_what_is_no_secant():
             grad,
             state.opt_state,
             state.model,
-            value=state.opt_state.search.value,
+            value=state.opt_state.reached,
             grad=grad,
             value_fn=lambda model: quartic(model["x"]),
         )

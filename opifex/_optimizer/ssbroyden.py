@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -7,8 +7,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from .._custom_types import Count, Scalar
+from .._custom_types import Count, Flag, Scalar
 from .._misc import check_count
+from .search import search_line
 
 
 class SSBroydenState(eqx.Module):
@@ -20,7 +21,7 @@ class SSBroydenState(eqx.Module):
     value: Scalar
     direction: Float[Array, " n"]
     updates: Count  # of `inverse`, since it was last the identity
-    search: Any
+    reached: Scalar  # the value that the line search left
 
 
 def ssbroyden(
@@ -48,9 +49,6 @@ def ssbroyden(
         physics informed neural networks", Journal of Computational Physics 523, 2025.
     """
     check_count("max_linesearch_steps", max_linesearch_steps)
-    search = optax.scale_by_zoom_linesearch(
-        max_linesearch_steps, initial_guess_strategy="one"
-    )
 
     def init(params) -> Any:
         flat = ravel_pytree(params)[0]
@@ -61,36 +59,34 @@ def ssbroyden(
             )
         zeros, count = jnp.zeros_like(flat), jnp.zeros((), jnp.int32)
         identity = jnp.eye(flat.size, dtype=flat.dtype)
-        return SSBroydenState(
-            identity, zeros, zeros, zeros[0], zeros, count, search.init(params)
-        )
+        none = zeros[0]
+        return SSBroydenState(identity, zeros, zeros, none, zeros, count, none)
 
     def update(updates, state, params=None, **extra) -> tuple[Any, Any]:
         value, grad, value_fn = _needed(extra)
         flat, unravel = ravel_pytree(updates)
         point = ravel_pytree(params)[0]
         at = lambda point: value_fn(unravel(point))
-        inverse, count = _next_inverse(state, point, flat, value, at)
-        direction = -(inverse @ flat)
+        change = _change(state, point, flat, value, at)
+        direction = -change.times(state.inverse @ flat, flat)
         # No descent direction (rounding, or a loss that changed): begin again.
         good = (flat @ direction < 0) & jnp.all(jnp.isfinite(direction))
-        count = jnp.where(good, count, 0)
-        inverse = jax.lax.cond(
-            good, lambda h: h, lambda h: jnp.eye(*h.shape, dtype=h.dtype), inverse
-        )
+        count = jnp.where(good, state.updates + change.usable, 0)
+        identity = jnp.eye(flat.size, dtype=flat.dtype)
+        inverse = jnp.where(good, change.of(state.inverse), identity)
         direction = jnp.where(count == 0, -flat, direction)
+        slope = flat @ direction
         # Of the identity only the direction is to be trusted.
         size = jnp.where(count == 0, jnp.minimum(1, 1 / jnp.linalg.norm(flat)), 1)
-        step, search_state = search.update(
-            unravel(size * direction),
-            state.search,
-            params,
-            value=value,
-            grad=grad,
-            value_fn=value_fn,
+        found = search_line(
+            lambda t: at(point + t * direction),
+            value,
+            slope,
+            size,
+            max_linesearch_steps,
         )
-        return step, SSBroydenState(
-            inverse, point, flat, value, direction, count, search_state
+        return unravel(found.size * direction), SSBroydenState(
+            inverse, point, flat, value, direction, count, found.value
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -107,7 +103,37 @@ def _needed(extra: dict[str, Any]) -> tuple[Any, Any, Any]:
     return extra["value"], extra["grad"], extra["value_fn"]
 
 
-def _next_inverse(state, point, grad, value, value_at) -> tuple[Array, Count]:
+class _Change(NamedTuple):
+    """An update of the inverse Hessian, of rank two, or none."""
+
+    usable: Flag
+    tau: Scalar
+    hy: Float[Array, " n"]
+    s: Float[Array, " n"]
+    # The coefficients of hy hy', of hy s' + s hy', and of s s'.
+    a: Scalar
+    b: Scalar
+    c: Scalar
+
+    def of(self, inverse: Array) -> Float[Array, "n n"]:
+        """The new inverse Hessian, in one pass over the old one."""
+        hy, s = self.hy, self.s
+        # Each of these is symmetric to the last bit.
+        mixed = jnp.outer(hy, s) + jnp.outer(s, hy)
+        squares = self.a * jnp.outer(hy, hy) + self.c * jnp.outer(s, s)
+        return inverse / self.tau + (self.b * mixed + squares)
+
+    def times(self, hx: Array, x: Array) -> Float[Array, " n"]:
+        """The new inverse Hessian times `x`, where the old one gives `hx`."""
+        along, across = self.s @ x, self.hy @ x
+        return (
+            hx / self.tau
+            + (self.a * across + self.b * along) * self.hy
+            + (self.b * across + self.c * along) * self.s
+        )
+
+
+def _change(state, point, grad, value, value_at) -> _Change:
     s, y = point - state.point, grad - state.grad
     eps = jnp.finfo(s.dtype).eps
     curved = y @ s > eps * jnp.linalg.norm(s) * jnp.linalg.norm(y)
@@ -115,22 +141,31 @@ def _next_inverse(state, point, grad, value, value_at) -> tuple[Array, Count]:
     # The line search left its value at this very point. Another one is that of another
     # loss, unless the step was shortened since: then the point before it tells.
     same = jax.lax.cond(
-        equal(value, state.search.value),
+        equal(value, state.reached),
         lambda: jnp.array(True),
         lambda: equal(value_at(state.point), state.value),
     )
     # The state of `init` holds no point yet, and so has no direction.
     usable = curved & same & jnp.any(state.direction != 0)
-    updated = lambda: (_broyden(state, s, y), state.updates + 1)
-    return jax.lax.cond(usable, updated, lambda: (state.inverse, state.updates))
+    hy = state.inverse @ y
+    tau, phi = _broyden(state, s, y, hy)
+    rho, yhy = 1 / (y @ s), y @ hy
+    parts = (
+        hy,
+        s,
+        (phi - 1) / yhy / tau,
+        -phi * rho / tau,
+        phi * yhy * rho**2 / tau + rho,
+    )
+    # Zeros, not a factor of zero: what is not usable may be infinite.
+    parts = [jnp.where(usable, x, 0) for x in parts]
+    return _Change(usable, jnp.where(usable, tau, 1), *parts)
 
 
-def _broyden(state: SSBroydenState, s, y) -> Float[Array, "n n"]:
+def _broyden(state: SSBroydenState, s, y, hy) -> tuple[Scalar, Scalar]:
     """One member of the self-scaled Broyden class; the letters are Urban et al.'s."""
     # In one dimension `sigma` is one, and any power of it.
-    inverse, n = state.inverse, max(s.size, 2)
-    hy = inverse @ y
-    rho, yhy = 1 / (y @ s), y @ hy
+    n, rho, yhy = max(s.size, 2), 1 / (y @ s), y @ hy
     # The step is `alpha` times the direction -H g, so B s is `alpha` times -g.
     alpha = (s @ state.direction) / (state.direction @ state.direction)
     h, b = rho * yhy, -alpha * rho * (s @ state.grad)
@@ -146,7 +181,4 @@ def _broyden(state: SSBroydenState, s, y) -> Float[Array, "n n"]:
         inv_b * jnp.minimum(root, 1 / jnp.where(theta > 0, theta, 1)),
     )
     tau = jnp.where(state.updates == 0, h / sigma, tau)
-    v = rho * s - hy / yhy
-    phi = (1 - theta) / sigma
-    change = jnp.outer(hy, hy / yhy) - jnp.outer(phi * yhy * v, v)
-    return (inverse - change) / tau + jnp.outer(s, rho * s)
+    return tau, (1 - theta) / sigma
