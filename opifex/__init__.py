@@ -10,7 +10,18 @@ from ._cascade.levels import cascade as cascade, Level as Level
 from ._cascade.resize import prolongate as prolongate, restrict as restrict
 from ._ensemble import Ensemble as Ensemble, ensemble as ensemble
 from ._fit import fit as fit, TrainingError as TrainingError
+from ._optimizer.bfgs import bfgs as bfgs, ssbfgs as ssbfgs
+from ._optimizer.lbfgs import lbfgs as lbfgs
+from ._optimizer.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
+from ._optimizer.muon import muon as muon
+from ._optimizer.natural_gradient import engd as engd
+from ._optimizer.nncg import nncg as nncg
 from ._optimizer.phases import phases as phases
+from ._optimizer.residuals import (
+    AbstractSquares as AbstractSquares,
+    SumOfSquares as SumOfSquares,
+)
+from ._optimizer.soap import scale_by_soap as scale_by_soap, soap as soap
 from ._optimizer.ssbroyden import ssbroyden as ssbroyden
 from ._precision import Precision as Precision
 from ._problem.base import (

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from .._misc import unknown_name
+from .bfgs import bfgs, ssbfgs
 from .lbfgs import lbfgs
 from .levenberg_marquardt import levenberg_marquardt
 from .muon import muon
@@ -36,6 +37,7 @@ OPTIMIZERS: dict[str, _Entry] = {
     "adamw": _Entry(optax.adamw, _ADAM | _DECAYS),
     "amsgrad": _Entry(optax.amsgrad, _ADAM),
     "lamb": _Entry(optax.lamb, _ADAM | _DECAYS),
+    "bfgs": _Entry(bfgs, _PRECISE, searches=True),
     "engd": _Entry(engd, _PRECISE, searches=True),
     "lbfgs": _Entry(lbfgs, _PRECISE | {"memory_size": "memory_size"}, searches=True),
     "levenberg_marquardt": _Entry(levenberg_marquardt, _PRECISE, searches=True),
@@ -54,6 +56,7 @@ OPTIMIZERS: dict[str, _Entry] = {
     ),
     "sgd": _Entry(optax.sgd, {"momentum": "momentum"}),
     "soap": _Entry(soap, _ADAM | _DECAYS),
+    "ssbfgs": _Entry(ssbfgs, _PRECISE, searches=True),
     "ssbroyden": _Entry(ssbroyden, _PRECISE, searches=True),
     "yogi": _Entry(optax.yogi, _ADAM),
 }

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,10 +10,17 @@ from jaxtyping import Array, Float
 
 from .._custom_types import Count, Flag, Scalar
 from .._misc import check_count
+from .base import check_memory, check_precise, needed
 from .search import search_line
 
 
-class SSBroydenState(eqx.Module):
+_REMEDY = (
+    "Use a method that forms no such matrix: `lbfgs()`, `nncg()`, or "
+    '`levenberg_marquardt(method="iterative")`.'
+)
+
+
+class QuasiNewtonState(eqx.Module):
     """The inverse Hessian, and what its next update needs."""
 
     inverse: Float[Array, "n n"]
@@ -24,8 +32,23 @@ class SSBroydenState(eqx.Module):
     reached: Scalar  # the value that the line search left
 
 
+class Pair(NamedTuple):
+    """What the coefficients of an update follow from; the letters are Urban et al.'s,
+    with `B` the inverse of the inverse Hessian `H`."""
+
+    n: int
+    first: Flag  # whether `H` is still the identity
+    h: Scalar  # y'Hy / y's
+    b: Scalar  # s'Bs / y's
+
+
+Coefficients = Callable[[Pair], tuple[Scalar, Scalar]]
+"""Gives `tau` and `phi` of the update
+`H <- (H - H y y' H / y'Hy + phi y'Hy v v') / tau + s s' / y's`."""
+
+
 def ssbroyden(
-    *, max_linesearch_steps: int = 20
+    *, max_linesearch_steps: int = 20, single_precision: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Self-scaled Broyden with full memory, and a line search to the Wolfe conditions.
 
@@ -40,6 +63,10 @@ def ssbroyden(
     **Arguments:**
 
     - `max_linesearch_steps`: evaluations of the loss a step, at the most.
+    - `single_precision`: whether to accept parameters that are not float64.
+
+    **Raises:** `ValueError` for complex parameters, for those of less than float64
+    without `single_precision`, and if the inverse Hessian does not fit into memory.
 
     ??? cite "References"
 
@@ -48,26 +75,36 @@ def ssbroyden(
         J. F. Urban, P. Stefanou and J. A. Pons, "Unveiling the optimization process of
         physics informed neural networks", Journal of Computational Physics 523, 2025.
     """
+    return dense_quasi_newton(
+        "ssbroyden", _broyden, max_linesearch_steps, single_precision
+    )
+
+
+def dense_quasi_newton(
+    name: str,
+    coefficients: Coefficients,
+    max_linesearch_steps: int,
+    single_precision: bool,
+) -> optax.GradientTransformationExtraArgs:
+    """The method of the Broyden class with these coefficients; see [`ssbroyden`][]."""
     check_count("max_linesearch_steps", max_linesearch_steps)
 
     def init(params) -> Any:
+        check_precise(name, params, single_precision)
         flat = ravel_pytree(params)[0]
-        if not jnp.issubdtype(flat.dtype, jnp.floating):
-            raise ValueError(
-                f"`ssbroyden` trains real parameters, got {flat.dtype}. Split them "
-                "into real and imaginary parts, or use a first-order optimizer."
-            )
+        # The old and the new matrix, and what is added.
+        check_memory(name, 3 * flat.size**2, flat.dtype, _REMEDY)
         zeros, count = jnp.zeros_like(flat), jnp.zeros((), jnp.int32)
         identity = jnp.eye(flat.size, dtype=flat.dtype)
         none = zeros[0]
-        return SSBroydenState(identity, zeros, zeros, none, zeros, count, none)
+        return QuasiNewtonState(identity, zeros, zeros, none, zeros, count, none)
 
     def update(updates, state, params=None, **extra) -> tuple[Any, Any]:
-        value, grad, value_fn = _needed(extra)
+        value, value_fn = needed(name, extra, "value", "value_fn")
         flat, unravel = ravel_pytree(updates)
         point = ravel_pytree(params)[0]
         at = lambda point: value_fn(unravel(point))
-        change = _change(state, point, flat, value, at)
+        change = _change(coefficients, state, point, flat, value, at)
         direction = -change.times(state.inverse @ flat, flat)
         # No descent direction (rounding, or a loss that changed): begin again.
         good = (flat @ direction < 0) & jnp.all(jnp.isfinite(direction))
@@ -85,22 +122,11 @@ def ssbroyden(
             size,
             max_linesearch_steps,
         )
-        return unravel(found.size * direction), SSBroydenState(
+        return unravel(found.size * direction), QuasiNewtonState(
             inverse, point, flat, value, direction, count, found.value
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _needed(extra: dict[str, Any]) -> tuple[Any, Any, Any]:
-    names = ("value", "grad", "value_fn")
-    missing = [name for name in names if name not in extra]
-    if missing:
-        raise TypeError(
-            f"`ssbroyden` searches along a line: its `update` needs {missing} besides, "
-            "as keyword arguments. `train_step` hands them over."
-        )
-    return extra["value"], extra["grad"], extra["value_fn"]
 
 
 class _Change(NamedTuple):
@@ -133,7 +159,7 @@ class _Change(NamedTuple):
         )
 
 
-def _change(state, point, grad, value, value_at) -> _Change:
+def _change(coefficients, state, point, grad, value, value_at) -> _Change:
     s, y = point - state.point, grad - state.grad
     eps = jnp.finfo(s.dtype).eps
     curved = y @ s > eps * jnp.linalg.norm(s) * jnp.linalg.norm(y)
@@ -148,8 +174,11 @@ def _change(state, point, grad, value, value_at) -> _Change:
     # The state of `init` holds no point yet, and so has no direction.
     usable = curved & same & jnp.any(state.direction != 0)
     hy = state.inverse @ y
-    tau, phi = _broyden(state, s, y, hy)
     rho, yhy = 1 / (y @ s), y @ hy
+    # The step is `alpha` times the direction -H g, so B s is `alpha` times -g.
+    alpha = (s @ state.direction) / (state.direction @ state.direction)
+    b = -alpha * rho * (s @ state.grad)
+    tau, phi = coefficients(Pair(s.size, state.updates == 0, rho * yhy, b))
     parts = (
         hy,
         s,
@@ -162,23 +191,18 @@ def _change(state, point, grad, value, value_at) -> _Change:
     return _Change(usable, jnp.where(usable, tau, 1), *parts)
 
 
-def _broyden(state: SSBroydenState, s, y, hy) -> tuple[Scalar, Scalar]:
-    """One member of the self-scaled Broyden class; the letters are Urban et al.'s."""
-    # In one dimension `sigma` is one, and any power of it.
-    n, rho, yhy = max(s.size, 2), 1 / (y @ s), y @ hy
-    # The step is `alpha` times the direction -H g, so B s is `alpha` times -g.
-    alpha = (s @ state.direction) / (state.direction @ state.direction)
-    h, b = rho * yhy, -alpha * rho * (s @ state.grad)
-    a = jnp.maximum(b * h - 1, jnp.finfo(s.dtype).eps)  # >= 0 by Cauchy-Schwarz
+def _broyden(pair: Pair) -> tuple[Scalar, Scalar]:
+    h, b = pair.h, pair.b
+    a = jnp.maximum(b * h - 1, jnp.finfo(h.dtype).eps)  # >= 0 by Cauchy-Schwarz
     c = jnp.sqrt(a / (1 + a))
     rho_minus = jnp.minimum(1, h * (1 - c))
     theta = jnp.maximum((rho_minus - 1) / a, jnp.minimum(1 / rho_minus, (1 - b) / b))
     sigma = 1 + a * theta
-    root, inv_b = sigma ** (1 / (1 - n)), jnp.minimum(1, 1 / b)
+    # In one dimension `sigma` is one, and any power of it.
+    root, inv_b = sigma ** (1 / (1 - max(pair.n, 2))), jnp.minimum(1, 1 / b)
     tau = jnp.where(
         theta <= 0,
         jnp.minimum(inv_b * root, sigma),
         inv_b * jnp.minimum(root, 1 / jnp.where(theta > 0, theta, 1)),
     )
-    tau = jnp.where(state.updates == 0, h / sigma, tau)
-    return tau, (1 - theta) / sigma
+    return jnp.where(pair.first, h / sigma, tau), (1 - theta) / sigma

@@ -10,7 +10,10 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .._misc import unknown_name
-from .._optimizer.ssbroyden import SSBroydenState
+from .._optimizer.levenberg_marquardt import LevenbergMarquardtState
+from .._optimizer.natural_gradient import ENGDState
+from .._optimizer.nncg import NNCGState
+from .._optimizer.ssbroyden import QuasiNewtonState
 from ._axis import AxisMap
 
 
@@ -34,7 +37,7 @@ SECOND_ORDER: dict[type, dict[str, str]] = {
     },
     optax.ScaleByZoomLinesearchState: {"grad": "gradient"},
     optax.ScaleByBacktrackingLinesearchState: {"grad": "gradient"},
-    SSBroydenState: {
+    QuasiNewtonState: {
         "inverse": "inverse",
         "point": "value",
         "grad": "gradient",
@@ -62,7 +65,10 @@ _USUAL: dict[type, dict[str, str]] = {
 LINE_SEARCHES = (
     optax.ScaleByZoomLinesearchState,
     optax.ScaleByBacktrackingLinesearchState,
-    SSBroydenState,
+    ENGDState,
+    LevenbergMarquardtState,
+    NNCGState,
+    QuasiNewtonState,
 )
 
 

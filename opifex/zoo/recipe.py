@@ -1,14 +1,13 @@
 """The choices of the command line, by name."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax.random as jr
-import optax
 
 from .._misc import unknown_name
-from .._optimizer.phases import phases
-from .._optimizer.ssbroyden import ssbroyden
+from .._optimizer.plans import planned_optimizer, PLANS
 from .._recipe import Recipe
 from .._sampler.base import AbstractSampler
 from .._sampler.fixed import Fixed
@@ -69,29 +68,8 @@ def _quasi_random(benchmark: Benchmark, sequence, seed: int) -> QuasiRandom:
     )
 
 
-def _decaying(steps: int, rate: float) -> optax.Schedule:
-    return optax.cosine_decay_schedule(rate, steps)
-
-
-def _adam_then(optim: optax.GradientTransformation, steps: int, rate: float):
-    first = min(500, steps)
-    return phases((optax.adam(rate), first), (optim, max(steps - first, 1)))
-
-
-# From the number of steps and the learning rate of the start, which those of second
-# order have no use for.
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adam": lambda steps, rate=5e-3: optax.adam(_decaying(steps, rate)),
-    "adamw": lambda steps, rate=5e-3: optax.adamw(_decaying(steps, rate)),
-    "sgd": lambda steps, rate=5e-3: optax.sgd(_decaying(steps, rate), momentum=0.9),
-    "muon": lambda steps, rate=5e-3: optax.contrib.muon(_decaying(steps, rate)),
-    "lbfgs": lambda steps, rate=5e-3: optax.lbfgs(memory_size=50),
-    "ssbroyden": lambda steps, rate=5e-3: ssbroyden(),
-    "adam+lbfgs": lambda steps, rate=5e-3: _adam_then(
-        optax.lbfgs(memory_size=50), steps, rate
-    ),
-    "adam+ssbroyden": lambda steps, rate=5e-3: _adam_then(ssbroyden(), steps, rate),
-}
+# The table of all optimizers, under the name that goes with the others here.
+OPTIMIZERS = PLANS
 
 
 def make_benchmark(name: str, dtype: Any = None) -> Benchmark:
@@ -117,21 +95,22 @@ def make_recipe(
     steps: int,
     chunk: int,
     seed: int,
+    single_precision: bool = False,
 ) -> Recipe:
     """The recipe for `steps` steps in chunks of `chunk`.
 
     **Arguments:**
 
     - `benchmark`: what to solve.
-    - `sampler`, `optimizer`: names out of `SAMPLERS` and `OPTIMIZERS`.
+    - `sampler`: a name out of `SAMPLERS`.
+    - `optimizer`: see [`planned_optimizer`][].
     - `steps`: how many the schedules are laid out for.
     - `chunk`: how many lie between two resamplings.
     - `seed`: of the points, where they are drawn once and for all.
+    - `single_precision`: whether second-order methods may do with less than float64.
     """
     if sampler not in SAMPLERS:
         raise ValueError(unknown_name("sampler", sampler, SAMPLERS))
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(unknown_name("optimizer", optimizer, OPTIMIZERS))
     if isinstance(benchmark, OperatorBenchmark) != (sampler == _MINIBATCH):
         raise ValueError(
             f"`sampler` is {sampler!r}, which does not go with {benchmark.name!r}. Use "
@@ -139,7 +118,10 @@ def make_recipe(
             "that places points to solve an equation."
         )
     points = SAMPLERS[sampler](benchmark, seed)
+    plan = functools.partial(
+        planned_optimizer, optimizer, steps, single_precision=single_precision
+    )
     if isinstance(benchmark, OperatorBenchmark):
-        optim = OPTIMIZERS[optimizer](steps, benchmark.learning_rate)
+        optim = plan(benchmark.learning_rate)
         return Recipe(benchmark.problem(), optim, points, steps=chunk)
-    return Recipe(benchmark.problem, OPTIMIZERS[optimizer](steps), points, steps=chunk)
+    return Recipe(benchmark.problem, plan(), points, steps=chunk)

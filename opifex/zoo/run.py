@@ -92,6 +92,8 @@ def run(
         steps=config.steps,
         chunk=min(CHUNK, config.steps),
         seed=config.seed,
+        # To ask for another dtype is to ask for this; every report names it.
+        single_precision=dtype != jnp.float64,
     )
     state = _first_state(config, benchmark, recipe)
     if resume:
