@@ -33,9 +33,9 @@ class LeastSquares(AbstractSquares):
         return jnp.concatenate([part.reshape(-1) for part in parts])
 
     def jacobian(self, params: PyTree) -> Float[Array, "m n"]:
-        """By backward passes through one row of the batch each, for terms whose residuals
-        look at no other row, which shows in their values. Others take as many passes
-        through the batch as [`dense_jacobian`][] does.
+        """By backward passes through one row of the batch each, for terms whose
+        residuals look at no other row, which shows in their values. Others take as
+        many passes through the batch as [`dense_jacobian`][] does.
         """
         residuals, scales = self._seen(params)
         blocks = []
@@ -50,8 +50,9 @@ class LeastSquares(AbstractSquares):
         objective = self.objective
         if objective.microbatches > 1:
             raise ValueError(
-                f"`accumulate` = {objective.microbatches} does not go with an optimizer "
-                "that looks at the residuals of all points at once. Leave it out."
+                f"`accumulate` = {objective.microbatches} does not go with an "
+                "optimizer that looks at the residuals of all points at once. Leave it "
+                "out."
             )
         residuals, weights = self._weighed(params, objective.batch)
         density = lambda n, r: weights[n][:, None] * _numbers(r) ** 2
@@ -89,9 +90,9 @@ class LeastSquares(AbstractSquares):
         assert pointwise is not None  # `train_step` has settled them
         if pointwise.multipliers:
             raise TypeError(
-                "`weighting` has multipliers, with which the loss is no sum of squares, "
-                "but `optim` looks at its residuals. Use another weighting, or an "
-                "optimizer such as `ssbroyden`."
+                "`weighting` has multipliers, with which the loss is no sum of "
+                "squares, but `optim` looks at its residuals. Use another weighting, "
+                "or an optimizer such as `ssbroyden`."
             )
         return pointwise.weights
 
@@ -99,7 +100,7 @@ class LeastSquares(AbstractSquares):
         flat = lambda params: _numbers(self._raw(params, self.objective.batch)[name])
         whole = lambda: dense_jacobian(lambda p: flat(p).reshape(-1), params)
         batch, num_rows = self.objective.batch, r.shape[0]
-        at = lambda j: _row(batch, name, num_rows, j)
+        at = lambda j: _row(batch, name, j)
         first = jnp.zeros((), jnp.int32)
         alone = jax.eval_shape(lambda p: self._raw(p, at(first))[name], params)
         if num_rows == 1 or alone.shape != (1, *r.shape[1:]):
@@ -118,7 +119,6 @@ class LeastSquares(AbstractSquares):
         tolerance = jnp.finfo(full.dtype).eps ** 0.5 * jnp.max(jnp.abs(full))
         same = jnp.all(jnp.abs(values - full) <= tolerance)
         block = rows.reshape(full.size, -1)
-        # Weights of the batch, such as its mean, would have shown in the values.
         return jax.lax.cond(same, lambda: block, whole)
 
     def _raw(self, params: PyTree, batch: Any) -> dict[str, Array]:
@@ -132,17 +132,16 @@ def _numbers(r: Inexact[Array, "rows *out"]) -> Float[Array, "rows numbers"]:
     return r.reshape(r.shape[0], -1)
 
 
-def _row(batch: Any, name: str, num_rows: int, j: Count) -> Any:
+def _row(batch: Any, name: str, j: Count) -> Any:
     """The `j`-th row of the set that a residual is named after, and the first of all
     others; of every array, in a batch without named sets."""
 
     def take(x, j):
         return x if x.ndim == 0 else jax.lax.dynamic_slice_in_dim(x, j, 1)
 
+    rows = lambda part, j: jtu.tree_map(lambda x: take(x, j), part)
     own = name.split("/")[0]
     if not isinstance(batch, dict) or own not in batch:
-        return jtu.tree_map(lambda x: take(x, j), batch)
-    return {
-        n: jtu.tree_map(lambda x: take(x, j if n == own else jnp.zeros_like(j)), part)
-        for n, part in batch.items()
-    }
+        return rows(batch, j)
+    first = jnp.zeros_like(j)
+    return {n: rows(part, j if n == own else first) for n, part in batch.items()}

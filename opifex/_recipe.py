@@ -21,6 +21,7 @@ from ._sampler.quasi_random import QuasiRandom
 from ._scan import filter_scan
 from ._state import StepInfo, TrainingState
 from ._step import check_key, init, train_step, trainable
+from ._stochastic import warn_if_changing
 from ._weighting.base import AbstractWeighting, check_needs, Needs
 from ._weighting.static import Static
 
@@ -61,9 +62,13 @@ class Recipe(eqx.Module):
         _check_points(self.weighting, self.sampler)
 
     def init(self, model: Model, *, key: Key) -> TrainingState[Model]:
-        """The state before the first step. See [`init`][]."""
+        """The state before the first step. See [`init`][].
+
+        Warns if the optimizer compares one step with the next, as a line search does,
+        but the loss is another one at every step.
+        """
         check_key(key)
-        return init(
+        state = init(
             self.optim,
             self.sampler,
             self.recovery,
@@ -73,6 +78,8 @@ class Recipe(eqx.Module):
             trainable=self.trainable,
             key=key,
         )
+        warn_if_changing(self.problem, self.sampler, state)
+        return state
 
     def step(self, state: TrainingState) -> tuple[TrainingState, StepInfo]:
         """One step: sample, propose, dispose."""

@@ -11,8 +11,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ._custom_types import Key, Model, Scalar
-from ._misc import check_count, Frozen, safe_sqrt, squared, tree_copy
 from ._least_squares import LeastSquares
+from ._misc import check_count, Frozen, safe_sqrt, squared, tree_copy
 from ._objective import Objective
 from ._optimizer.base import check_optimizer
 from ._precision import Precision

@@ -12,7 +12,12 @@ import pytest
 from flax import nnx
 
 import opifex as opx
-from opifex._optimizer.factory import named_optimizer, OPTIMIZERS, SCHEDULES
+from opifex._optimizer.factory import (
+    named_optimizer,
+    OPTIMIZERS,
+    searches_along_a_line,
+)
+from opifex._optimizer.schedules import reduced_on_plateau, SCHEDULES
 from opifex.core.training.config import OptimizationConfig, TrainingConfig
 from opifex.training.components import (
     FlexibleOptimizerFactory as Factory,
@@ -23,6 +28,7 @@ from .helpers import mlp
 
 
 RATE = 0.1
+TYPE = "optimizer_type"
 ADAM = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-3}
 B = {"b1": 0.8, "b2": 0.95}
 DECAYED = optax.add_decayed_weights(0.3)
@@ -70,7 +76,10 @@ SAME = {
         optax.rmsprop(RATE, decay=0.95, eps=1e-3, momentum=0.7),
     ),
     "sgd": ({"momentum": 0.7}, optax.sgd(RATE, momentum=0.7)),
-    "ssbroyden": ({}, opx.ssbroyden()),
+    "soap": (
+        {**ADAM, "weight_decay": 0.3},
+        opx.soap(RATE, **B, eps=1e-3, weight_decay=0.3),
+    ),
     "yogi": (ADAM, optax.yogi(RATE, **B, eps=1e-3)),
     # What all have that do not search along a line.
     "sgd decayed": ({"weight_decay": 0.3}, optax.chain(DECAYED, optax.sgd(RATE))),
@@ -86,14 +95,14 @@ SAME = {
         ),
     ),
 }
-SEARCHES = ("lbfgs", "ssbroyden")
+SEARCHES = tuple(name for name in OPTIMIZERS if searches_along_a_line(name))
 START = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.3, -0.1])}
 
 
+@opx.SumOfSquares
 def valley(params):
-    return 0.5 * jnp.sum(params["w"] ** 2 @ jnp.array([1.0, 4.0])) + jnp.sum(
-        jnp.cosh(params["b"])
-    )
+    scaled = jnp.sqrt(jnp.array([[0.5, 2.0]])) * params["w"]
+    return jnp.concatenate([scaled.reshape(-1), jnp.sqrt(jnp.cosh(params["b"]))])
 
 
 def descend(optim, steps=5):
@@ -128,8 +137,20 @@ def test_optimizers_are_those_of_optax(case):
     assert_close(descend(factory.create_optimizer()), descend(reference), rtol=1e-12)
 
 
+OWN = ("bfgs", "engd", "levenberg_marquardt", "nncg", "ssbfgs", "ssbroyden")
+
+
 def test_every_optimizer_is_compared():
-    assert {case.split()[0] for case in SAME} == set(OPTIMIZERS)
+    assert {case.split()[0] for case in SAME} | set(OWN) == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_second_order_by_name(name):
+    made, own = Factory({TYPE: name}).create_optimizer(), getattr(opx, name)()
+    # The name is in what they say, and what they are is in their state.
+    assert_close(made.init(START), own.init(START))
+    with pytest.raises(TypeError, match=f"`{name}` looks at"):
+        made.update(START, made.init(START), START)
 
 
 EFFECTS = [
@@ -150,7 +171,7 @@ def test_every_setting_has_an_effect(name, key, value):
     assert distance > 1e-6
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - set(OWN)))
 def test_every_optimizer_trains(name):
     x = jnp.linspace(-1, 1, 32)[:, None]
     optim = Factory(config_of(name, {})).create_optimizer(mlp(jr.key(0)))
@@ -185,7 +206,7 @@ CURVES = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", CURVES)
 def test_schedules_are_their_formulas(name):
     settings, curve = CURVES[name]
     config = {"schedule_type": name, "learning_rate": RATE, "total_steps": 100}
@@ -247,10 +268,44 @@ def test_the_model_is_looked_at():
     module = nnx.Linear(2, 1, param_dtype=complex, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="`ssbroyden` trains real parameters"):
         factory.create_optimizer(module)
-    factory.create_optimizer(nnx.Linear(2, 1, rngs=nnx.Rngs(0)))
+    module = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="needs float64.*`single_precision=True`"):
+        factory.create_optimizer(module)
+    config = factory.config | {"single_precision": True}
+    Factory(config).create_optimizer(module)
 
 
-TYPE = "optimizer_type"
+def test_the_rate_falls_on_a_plateau():
+    config = {TYPE: "sgd", "learning_rate": RATE, "schedule_type": "plateau"}
+    config |= {"plateau_patience": 2, "plateau_factor": 0.25, "plateau_window": 3}
+    optim = Factory(config).create_optimizer()
+    reference = reduced_on_plateau(optax.sgd(RATE), patience=2, factor=0.25, window=3)
+    assert_close(descend(optim), descend(reference), rtol=1e-12)
+    state, moves = optim.init(START), []
+    for loss in [1.0] * 3 + [0.5] * 9:
+        # The first window is new, so is the second; two more are not.
+        with jax.numpy_dtype_promotion("standard"):
+            moved, state = optim.update(START, state, START, value=jnp.array(loss))
+        moves.append(float(moved["b"][0] / START["b"][0]))
+    np.testing.assert_allclose(moves, [-RATE] * 11 + [-RATE / 4])
+    with pytest.raises(ValueError, match="'plateau' follows the loss"):
+        Factory(config).create_schedule()
+    trainer = OptimizationConfig("sgd", schedule_type="plateau")
+    assert TrainingConfig(optimization_config=trainer).make_schedule(8) is None
+
+
+def test_every_schedule_warms_up():
+    for name in SCHEDULES:
+        config = {"schedule_type": name, "learning_rate": RATE, "total_steps": 10}
+        if name != "plateau":
+            warm = Factory(config | {"warmup_steps": 4}).create_schedule()
+            np.testing.assert_allclose(jax.vmap(warm)(STEPS[:2]), [0, RATE / 4])
+            rest = name.removeprefix("warmup_")
+            plain = Factory(config | {"schedule_type": rest, "total_steps": 6})
+            plain = plain.create_schedule()
+            np.testing.assert_allclose(warm(4 + 5), plain(5), rtol=1e-12)
+
+
 BAD = {
     "key": ({"learning_rat": 0.1}, "'learning_rat' in `config`. Did you mean 'learnin"),
     "optimizer": (
@@ -267,6 +322,11 @@ BAD = {
         "`beta1` = 0.9 has no meaning for the optimize",
     ),
     "alpha": ({"cosine_alpha": 0.1}, "no meaning for the schedule 'constant'"),
+    "plateau": ({"plateau_patience": 3}, "no meaning for the schedule 'constant'"),
+    "factor": (
+        {"schedule_type": "plateau", "plateau_factor": 2.0},
+        "`factor` must lie between 0 and 1, got 2.0",
+    ),
     "rate": ({TYPE: "lbfgs", "learning_rate": 0.1}, "searches along a line"),
     "clip": ({TYPE: "ssbroyden", "grad_clip": 0.1}, "`grad_clip` = 0.1 has no meaning"),
     "negative": ({"learning_rate": -1.0}, "`learning_rate` must be a finite number gr"),

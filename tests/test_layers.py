@@ -17,7 +17,7 @@ LAYERS = (
     "_problem",
     "_sampler _weighting _recovery _optimizer _transfer _precision",
     "_objective _least_squares _trust",
-    "_step _recipe",
+    "_step _stochastic _recipe",
     "_callback _checkpoint _interrupts _validation _ensemble _fit _cascade",
     "neural zoo quantum",
     "cli __main__",

@@ -257,7 +257,7 @@ def test_ssbroyden_of_many_is_that_of_each():
 
 
 def test_ssbroyden_in_single_precision():
-    optim = opx.ssbroyden()
+    optim = opx.ssbroyden(single_precision=True)
     x = jnp.array([-1.2, 1.0, 0.5], jnp.float32)
     state, *_ = train(rosenbrock, optim, start(optim, x), 60)
     for name in ("inverse", "point", "grad", "direction"):

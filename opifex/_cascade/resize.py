@@ -11,11 +11,12 @@ from jaxtyping import PyTree
 
 from .._custom_types import Model
 from .._optimizer.base import check_optimizer
+from .._optimizer.searches import holds_line_search
 from .._recovery.base import AbstractRecovery, Faults
 from .._state import TrainingState
 from .._step import trainable
 from .._transfer._carry import prolongate_opt_state, restrict_opt_state
-from .._transfer._kinds import holds_line_search, Rule
+from .._transfer._kinds import Rule
 from .._transfer.base import (
     AbstractTransfer,
     make_plan,

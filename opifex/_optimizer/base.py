@@ -51,9 +51,9 @@ def check_precise(name: str, params: PyTree, single_precision: bool) -> jnp.dtyp
             "made (or work under `with jax.enable_x64(True):`)"
         )
         raise ValueError(
-            f"`{name}` needs float64, where it gains orders of magnitude that rounding "
-            f"hides from it in less, but the parameters are {narrow[0]}. {x64}, or take "
-            "what single precision gives by `single_precision=True`."
+            f"`{name}` needs float64, where it gains orders of magnitude that "
+            f"rounding hides from it in less, but the parameters are {narrow[0]}. "
+            f"{x64}, or take what less gives by `single_precision=True`."
         )
     return jnp.result_type(*dtypes)
 

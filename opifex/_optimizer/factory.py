@@ -1,9 +1,8 @@
-"""Optimizers and schedules by name, for configurations that are written as text."""
+"""Optimizers by name, for configurations that are written as text."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 from .._misc import unknown_name
@@ -18,7 +17,7 @@ from .ssbroyden import ssbroyden
 
 
 class _Entry(NamedTuple):
-    """How to make an optimizer or a schedule, and what it calls its settings."""
+    """How to make an optimizer, and what it calls its settings."""
 
     make: Callable[..., Any]
     settings: Mapping[str, str]
@@ -119,78 +118,3 @@ def _check_settings(name: str, settings: Mapping[str, Any], known: Any) -> None:
                 f"`{key}` = {value!r} has no meaning for the optimizer {name!r}, which "
                 f"has {sorted(known) or 'no settings'}. Leave it out."
             )
-
-
-def _cosine(learning_rate, steps, alpha=0.0):
-    return optax.cosine_decay_schedule(learning_rate, steps, alpha)
-
-
-def _exponential(learning_rate, steps, rate=0.9, decay_steps=None):
-    return optax.exponential_decay(learning_rate, decay_steps or steps, rate)
-
-
-def _linear(learning_rate, steps):
-    return optax.linear_schedule(learning_rate, 0.0, steps)
-
-
-def _warmup_cosine(learning_rate, steps, alpha=0.0, warmup_steps=None):
-    warmup = max(steps // 10, 1) if warmup_steps is None else warmup_steps
-    if not 0 < warmup < steps:
-        raise ValueError(
-            f"`warmup_steps` must lie between 0 and `total_steps` = {steps}, got "
-            f"{warmup}."
-        )
-    return optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, warmup, steps, alpha * learning_rate
-    )
-
-
-SCHEDULES: dict[str, _Entry] = {
-    "constant": _Entry(lambda rate, steps: optax.constant_schedule(rate), {}),
-    "cosine": _Entry(_cosine, {"cosine_alpha": "alpha"}),
-    "exponential": _Entry(
-        _exponential, {"decay_rate": "rate", "decay_steps": "decay_steps"}
-    ),
-    "linear": _Entry(_linear, {}),
-    "warmup_cosine": _Entry(
-        _warmup_cosine, {"cosine_alpha": "alpha", "warmup_steps": "warmup_steps"}
-    ),
-}
-"""What [`named_schedule`][] knows."""
-
-
-def named_schedule(
-    name: str,
-    learning_rate: int | float,
-    total_steps: int,
-    **settings: int | float | None,
-) -> optax.Schedule:
-    """A learning rate by steps: an optax schedule by its name.
-
-    - `"constant"`: the learning rate itself.
-    - `"cosine"`: to `cosine_alpha` (0) times it, in `total_steps`.
-    - `"exponential"`: times `decay_rate` (0.9) every `decay_steps` (`total_steps`).
-    - `"linear"`: to zero, in `total_steps`.
-    - `"warmup_cosine"`: from zero in `warmup_steps` (a tenth), then as `"cosine"`; both
-        together take `total_steps`.
-
-    **Raises:** `ValueError` for an unknown name, and for a setting that it has not.
-    """
-    if name not in SCHEDULES:
-        raise ValueError(unknown_name("schedule_type", name, SCHEDULES))
-    make, known, _ = SCHEDULES[name]
-    for key, value in settings.items():
-        if value is not None and key not in known:
-            raise ValueError(
-                f"`{key}` = {value!r} has no meaning for the schedule {name!r}, which "
-                f"has {sorted(known) or 'no settings'}. Leave it out."
-            )
-    given = {known[key]: v for key, v in settings.items() if v is not None}
-    schedule = make(learning_rate, total_steps, **given)
-
-    def at(count):
-        # Optax is not strict about dtypes.
-        with jax.numpy_dtype_promotion("standard"):
-            return schedule(count)
-
-    return at

@@ -69,6 +69,6 @@ def needed_squares(name: str, extra: dict[str, Any]) -> tuple[Scalar, AbstractSq
     if isinstance(value_fn, AbstractSquares):
         return value, value_fn
     raise TypeError(
-        f"`{name}` looks at residuals, which the `value_fn` handed to its `update` does "
-        "not know. Give it `SumOfSquares(residual_fn)`; `train_step` does as much."
+        f"`{name}` looks at residuals, which the `value_fn` handed to its `update` "
+        "does not know. Give it `SumOfSquares(residual_fn)`; `train_step` does as much."
     )

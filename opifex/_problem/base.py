@@ -141,8 +141,8 @@ class AbstractResidualProblem(AbstractProblem[Model, dict[str, Array]]):
         if type(self).terms is not AbstractResidualProblem.terms:
             raise TypeError(
                 f"`optim` looks at residuals, but `{type(self).__name__}` has a method "
-                "`terms` of its own. Give it a method `least_squares` to go with it, or "
-                "leave both to the residuals."
+                "`terms` of its own. Give it a method `least_squares` to go with it, "
+                "or leave both to the residuals."
             )
         residuals = self.stochastic_residuals(model, plain(batch), key)
         check_vectors(residuals)

@@ -66,6 +66,8 @@ class Minibatch(AbstractSampler[UInt32[Array, " rounds"], Pairs]):
 
     def batch(self, state, key, step):
         del key
+        if self.steps_per_epoch == 1:
+            return Pairs(self.inputs, self.targets)
         epoch, place = step // self.steps_per_epoch, step % self.steps_per_epoch
         position = place * self.batch_size + jnp.arange(
             self.batch_size, dtype=jnp.int32

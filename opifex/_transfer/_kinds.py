@@ -10,9 +10,6 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .._misc import unknown_name
-from .._optimizer.levenberg_marquardt import LevenbergMarquardtState
-from .._optimizer.natural_gradient import ENGDState
-from .._optimizer.nncg import NNCGState
 from .._optimizer.ssbroyden import QuasiNewtonState
 from ._axis import AxisMap
 
@@ -61,16 +58,6 @@ _USUAL: dict[type, dict[str, str]] = {
     optax.EmaState: {"ema": "gradient"},
 }
 
-# Those that choose the length of each step by themselves.
-LINE_SEARCHES = (
-    optax.ScaleByZoomLinesearchState,
-    optax.ScaleByBacktrackingLinesearchState,
-    ENGDState,
-    LevenbergMarquardtState,
-    NNCGState,
-    QuasiNewtonState,
-)
-
 
 def named_kinds(
     state: PyTree, table: Mapping[type, dict[str, str]] = _USUAL, path: tuple = ()
@@ -95,12 +82,6 @@ def _field_names(node: Any) -> list[str]:
     if dataclasses.is_dataclass(node):
         return [field.name for field in dataclasses.fields(node)]
     return list(node._fields)
-
-
-def holds_line_search(state: PyTree) -> bool:
-    """Whether the optimizer of this state searches along a line."""
-    is_search = lambda x: isinstance(x, LINE_SEARCHES)
-    return any(map(is_search, jtu.tree_leaves(state, is_leaf=is_search)))
 
 
 def check_kind(kind: Any) -> None:

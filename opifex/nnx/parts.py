@@ -70,6 +70,8 @@ class Parts:
         name = self.factory.settings.optimizer_type or config.optimizer
         if not isinstance(name, str) or searches_along_a_line(name):
             return None
+        if self.factory.settings.follows_the_loss:
+            return None
         return self.factory.create_schedule(
             learning_rate=config.learning_rate, total_steps=total_steps
         )

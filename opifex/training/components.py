@@ -98,6 +98,11 @@ class FlexibleOptimizerFactory(TrainingComponentBase):
                 f"`optimizer_type` = {name!r} searches along a line and has no "
                 "schedule. Choose another optimizer, or ask for none."
             )
+        if self.settings.follows_the_loss:
+            raise ValueError(
+                f"`schedule_type` = {self.settings.schedule_type!r} follows the loss "
+                "and not the steps. Choose another one, or ask for the optimizer alone."
+            )
         rate = _LEARNING_RATE if learning_rate is None else learning_rate
         steps = _STEPS if total_steps is None else total_steps
         return self.settings.make_schedule(rate, steps)

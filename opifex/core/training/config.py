@@ -298,6 +298,8 @@ class TrainingConfig:
         if self._has_own_learning_rate():
             return None
         config = self.optimization_config or OptimizationConfig()
+        if config.follows_the_loss:
+            return None
         return config.make_schedule(self.learning_rate, total_steps)
 
 
