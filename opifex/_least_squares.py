@@ -54,7 +54,13 @@ class LeastSquares(AbstractSquares):
                 "optimizer that looks at the residuals of all points at once. Leave it "
                 "out."
             )
-        residuals, weights = self._weighed(params, objective.batch)
+        residuals, given = self._weighed(params, objective.batch)
+
+        def of_rows(name, r):
+            weight = jnp.asarray(given.get(name, 1.0), _numbers(r).dtype)
+            return jnp.broadcast_to(weight, r.shape[:1])
+
+        weights = {name: of_rows(name, r) for name, r in residuals.items()}
         density = lambda n, r: weights[n][:, None] * _numbers(r) ** 2
         terms = {n: jnp.sum(density(n, r)) / r.size for n, r in residuals.items()}
         of_terms = objective.weighting.weights(objective.weighting_state, terms)
@@ -67,7 +73,8 @@ class LeastSquares(AbstractSquares):
     def _weighed(
         self, params: PyTree, batch: Any
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The residuals on a batch, and the weight of each row in the mean."""
+        """The residuals on a batch, and the weights of their rows where they are not
+        one."""
         objective, cast = self.objective, self.objective.precision.to_compute
         model = cast(eqx.combine(params, objective.rest))
         problem, key = objective.problem, objective.key
@@ -76,14 +83,7 @@ class LeastSquares(AbstractSquares):
             weights = self._of_points()
         else:
             residuals, weights = problem.least_squares(model, cast(batch), key)
-        residuals = objective.precision.to_output(residuals)
-
-        def of_rows(name, r):
-            dtype = _numbers(r).dtype
-            weight = jnp.asarray(weights.get(name, 1.0), dtype)
-            return jnp.broadcast_to(weight, r.shape[:1])
-
-        return residuals, {name: of_rows(name, r) for name, r in residuals.items()}
+        return objective.precision.to_output(residuals), weights
 
     def _of_points(self) -> dict[str, Array]:
         pointwise = self.objective.pointwise

@@ -84,6 +84,9 @@ OPTIMIZERS = {
     "sgd_schedule": lambda: optax.sgd(optax.cosine_decay_schedule(1e-3, 100)),
     "lbfgs": lambda: optax.lbfgs(memory_size=4),
     "ssbroyden": lambda: opx.ssbroyden(),
+    "levenberg_marquardt": lambda: opx.levenberg_marquardt(),
+    "nncg": lambda: opx.nncg(rank=3, every=2),
+    "soap": lambda: opx.soap(1e-3, every=3),
     "phases": lambda: opx.phases((optax.adam(1e-3), 5), (opx.ssbroyden(), 5)),
 }
 

@@ -664,7 +664,7 @@ def test_a_bad_member_leaves_the_others_alone(how):
 @pytest.mark.parametrize("optim", OPTIMIZERS)
 def test_no_buffer_is_given_away_twice(recovery, optim, key):
     recipe, model = regression(
-        optim=OPTIMIZERS[optim](), recovery=RECOVERIES[recovery]()
+        batch_size=50, optim=OPTIMIZERS[optim](), recovery=RECOVERIES[recovery]()
     )
     state = recipe.init(model, key=key)
     arrays = jtu.tree_leaves(eqx.filter((state, model, key), eqx.is_array))

@@ -41,6 +41,12 @@ def squares(params, x=X, y=Y):
     return jnp.mean((jnp.tanh(x @ params["w"]) + params["b"] - y) ** 2)
 
 
+@opx.SumOfSquares
+def misfit(params):
+    scale = X.shape[0] ** -0.5
+    return scale * (jnp.tanh(X @ params["w"]) + params["b"] - Y)
+
+
 def fixed(x, y):
     return opx.Fixed(opx.Pairs(x, y))
 
@@ -101,7 +107,7 @@ def test_a_step_is_an_optax_step(name, accumulate, key):
         value, grad = jax.value_and_grad(squares)(params)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             updates, opt_state = optim.update(
-                grad, opt_state, params, value=value, grad=grad, value_fn=squares
+                grad, opt_state, params, value=value, grad=grad, value_fn=misfit
             )
         return optax.apply_updates(params, updates), opt_state, value, grad
 

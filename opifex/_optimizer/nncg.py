@@ -151,7 +151,7 @@ def approximate(hessian, like: Float[Array, "n rank"], key: Key) -> Nystrom:
     values, vectors = jnp.linalg.eigh((core + core.T) / 2)
     # Negative curvature is shifted away, and taken back below.
     more = jnp.where(values[0] > 0, 0, -values[0] + shift)
-    root = (images + more * probes) @ (vectors / jnp.sqrt(values + more))
+    root = (images + more * probes) @ (vectors / jnp.sqrt(values + more)[None])
     left, singular, _ = jnp.linalg.svd(root, full_matrices=False)
     return Nystrom(left, jnp.maximum(singular**2 - shift - more, 0))
 

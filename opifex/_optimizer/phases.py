@@ -42,7 +42,9 @@ def phases(
     if not plan:
         raise ValueError("`plan` is empty; give at least one (optimizer, steps) pair.")
     for pair in plan:
-        if not isinstance(pair, tuple) or len(pair) != 2:
+        # An optimizer is a pair itself, of functions.
+        alone = isinstance(pair, optax.GradientTransformation)
+        if alone or not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(
                 f"`plan` must consist of (optimizer, steps) pairs, got {pair!r}. Write "
                 "for instance `phases((optax.adam(1e-3), 500), (ssbroyden(), 1500))`."

@@ -106,8 +106,10 @@ def dense_quasi_newton(
         at = lambda point: value_fn(unravel(point))
         change = _change(coefficients, state, point, flat, value, at)
         direction = -change.times(state.inverse @ flat, flat)
-        # No descent direction (rounding, or a loss that changed): begin again.
+        # What is not positive definite may lead uphill: begin again. (It is symmetric
+        # to the last bit; a factorisation would cost more than a hundred updates.)
         good = (flat @ direction < 0) & jnp.all(jnp.isfinite(direction))
+        good = good & jnp.all(change.diagonal(state.inverse) > 0)
         count = jnp.where(good, state.updates + change.usable, 0)
         identity = jnp.eye(flat.size, dtype=flat.dtype)
         inverse = jnp.where(good, change.of(state.inverse), identity)
@@ -134,29 +136,27 @@ class _Change(NamedTuple):
 
     usable: Flag
     tau: Scalar
-    hy: Float[Array, " n"]
-    s: Float[Array, " n"]
-    # The coefficients of hy hy', of hy s' + s hy', and of s s'.
-    a: Scalar
-    b: Scalar
-    c: Scalar
+    # What is added is `along u u' + across v v'`: a sum of squares stays symmetric to
+    # the last bit, where a rounding would grow with every division by `tau`.
+    along: Scalar
+    across: Scalar
+    u: Float[Array, " n"]
+    v: Float[Array, " n"]
 
     def of(self, inverse: Array) -> Float[Array, "n n"]:
         """The new inverse Hessian, in one pass over the old one."""
-        hy, s = self.hy, self.s
-        # Each of these is symmetric to the last bit.
-        mixed = jnp.outer(hy, s) + jnp.outer(s, hy)
-        squares = self.a * jnp.outer(hy, hy) + self.c * jnp.outer(s, s)
-        return inverse / self.tau + (self.b * mixed + squares)
+        along = self.along * jnp.outer(self.u, self.u)
+        return inverse / self.tau + (along + self.across * jnp.outer(self.v, self.v))
+
+    def diagonal(self, inverse: Array) -> Float[Array, " n"]:
+        """That of the new inverse Hessian."""
+        more = self.along * self.u**2 + self.across * self.v**2
+        return jnp.diagonal(inverse) / self.tau + more
 
     def times(self, hx: Array, x: Array) -> Float[Array, " n"]:
         """The new inverse Hessian times `x`, where the old one gives `hx`."""
-        along, across = self.s @ x, self.hy @ x
-        return (
-            hx / self.tau
-            + (self.a * across + self.b * along) * self.hy
-            + (self.b * across + self.c * along) * self.s
-        )
+        along, across = self.along * (self.u @ x), self.across * (self.v @ x)
+        return hx / self.tau + along * self.u + across * self.v
 
 
 def _change(coefficients, state, point, grad, value, value_at) -> _Change:
@@ -171,24 +171,30 @@ def _change(coefficients, state, point, grad, value, value_at) -> _Change:
         lambda: jnp.array(True),
         lambda: equal(value_at(state.point), state.value),
     )
-    # The state of `init` holds no point yet, and so has no direction.
-    usable = curved & same & jnp.any(state.direction != 0)
     hy = state.inverse @ y
     rho, yhy = 1 / (y @ s), y @ hy
+    # The state of `init` holds no point yet, and so has no direction.
+    usable = curved & same & (yhy > 0) & jnp.any(state.direction != 0)
     # The step is `alpha` times the direction -H g, so B s is `alpha` times -g.
     alpha = (s @ state.direction) / (state.direction @ state.direction)
     b = -alpha * rho * (s @ state.grad)
     tau, phi = coefficients(Pair(s.size, state.updates == 0, rho * yhy, b))
-    parts = (
-        hy,
-        s,
-        (phi - 1) / yhy / tau,
-        -phi * rho / tau,
-        phi * yhy * rho**2 / tau + rho,
-    )
     # Zeros, not a factor of zero: what is not usable may be infinite.
-    parts = [jnp.where(usable, x, 0) for x in parts]
-    return _Change(usable, jnp.where(usable, tau, 1), *parts)
+    safe = lambda x: jnp.where(usable, x, 0)
+    h, p, q = safe(rho * yhy), safe(hy / jnp.sqrt(yhy)), safe(jnp.sqrt(rho) * s)
+    tau, phi = jnp.where(usable, tau, 1), safe(phi)
+    # The coefficients of p p', of p q' + q p', and of q q'; then those of the axes.
+    pp, pq, qq = (phi - 1) / tau, -phi * jnp.sqrt(h) / tau, phi * h / tau + 1
+    angle = 0.5 * jnp.arctan2(2 * pq, pp - qq)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return _Change(
+        usable,
+        tau,
+        pp * cos**2 + 2 * pq * cos * sin + qq * sin**2,
+        pp * sin**2 - 2 * pq * cos * sin + qq * cos**2,
+        cos * p + sin * q,
+        cos * q - sin * p,
+    )
 
 
 def _broyden(pair: Pair) -> tuple[Scalar, Scalar]:
