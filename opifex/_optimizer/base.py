@@ -1,6 +1,5 @@
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
@@ -46,7 +45,7 @@ def check_precise(name: str, params: PyTree, single_precision: bool) -> jnp.dtyp
     if narrow and not single_precision:
         x64 = (
             "Make the model in float64"
-            if jax.config.jax_enable_x64
+            if jnp.result_type(float) == jnp.float64
             else 'Call `jax.config.update("jax_enable_x64", True)` before the model is '
             "made (or work under `with jax.enable_x64(True):`)"
         )

@@ -23,7 +23,6 @@ class LevenbergMarquardtState(eqx.Module):
 
     count: Count
     damping: Scalar
-    gain: Scalar  # of the last trial: by how much the loss fell, out of what it should
 
 
 def levenberg_marquardt(
@@ -79,9 +78,8 @@ def levenberg_marquardt(
 
     def init(params) -> Any:
         dtype = check_precise(name, params, single_precision)
-        number = lambda x: jnp.full((), x, dtype)
         count = jnp.zeros((), jnp.int32)
-        return LevenbergMarquardtState(count, number(damping), number(0))
+        return LevenbergMarquardtState(count, jnp.full((), damping, dtype))
 
     def linearised(params, squares):
         size = min(num_rows(params, squares), ravel_pytree(params)[0].size)
@@ -121,7 +119,7 @@ def levenberg_marquardt(
         start = (*start, jnp.zeros_like(first), jnp.zeros_like(point), jnp.array(False))
         _, damping, _, gain, step, _ = jax.lax.while_loop(unserved, trial, start)
         step = jnp.where(gain > 0, step, 0)
-        return unravel(step), LevenbergMarquardtState(state.count + 1, damping, gain)
+        return unravel(step), LevenbergMarquardtState(state.count + 1, damping)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -120,16 +120,12 @@ def nncg(
         direction = newton.value
         good = jnp.all(jnp.isfinite(direction)) & (direction @ slope < 0)
         direction = jnp.where(good, direction, -inverse.mv(slope))
-        step, found = search.update(
-            unravel(direction),
-            search.init(params),
-            params,
-            value=value,
-            grad=grad,
-            value_fn=value_fn,
-        )
-        length = found.learning_rate
-        return step, NNCGState(state.count + 1, *near, direction, length)
+        more = {"value": value, "grad": grad, "value_fn": value_fn}
+        here = unravel(point)
+        found: Any = search.update(unravel(direction), search.init(here), here, **more)
+        step, length = found[0], found[1].learning_rate
+        vectors, values = near
+        return step, NNCGState(state.count + 1, vectors, values, direction, length)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

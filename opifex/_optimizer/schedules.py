@@ -87,7 +87,7 @@ def named_schedule(
         if value is not None and key not in known:
             raise ValueError(
                 f"`{key}` = {value!r} has no meaning for the schedule {name!r}, which "
-                f"has {sorted(known | {'warmup_steps': ''})}. Leave it out."
+                f"has {sorted([*known, 'warmup_steps'])}. Leave it out."
             )
     given = {known[key]: v for key, v in settings.items() if v is not None}
     if warmup is None:
