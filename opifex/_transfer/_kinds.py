@@ -10,6 +10,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .._misc import unknown_name
+from .._optimizer.nncg import NNCGState
+from .._optimizer.soap import SOAPState
 from .._optimizer.ssbroyden import QuasiNewtonState
 from ._axis import AxisMap
 
@@ -24,7 +26,7 @@ KINDS = (
     "basis",  # orthonormal vectors, the columns of a matrix, along an axis
 )
 
-# Of which trying tells nothing: they compare one step with the next.
+# Of which trying tells nothing: they compare one step with the next, or turn it.
 SECOND_ORDER: dict[type, dict[str, str]] = {
     optax.ScaleByLBFGSState: {
         "params": "value",
@@ -34,6 +36,13 @@ SECOND_ORDER: dict[type, dict[str, str]] = {
     },
     optax.ScaleByZoomLinesearchState: {"grad": "gradient"},
     optax.ScaleByBacktrackingLinesearchState: {"grad": "gradient"},
+    NNCGState: {"vectors": "value", "direction": "value"},
+    SOAPState: {
+        "momentum": "gradient",
+        "second": "square",
+        "factors": "square",
+        "bases": "basis",
+    },
     QuasiNewtonState: {
         "inverse": "inverse",
         "point": "value",
