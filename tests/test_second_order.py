@@ -13,6 +13,7 @@ import opifex as opx
 from opifex._least_squares import LeastSquares
 from opifex._objective import Objective
 from opifex._optimizer.nncg import approximate, precondition
+from opifex._problem.composed import Composed
 from opifex._weighting.augmented_lagrangian import AugmentedLagrangian
 from opifex._weighting.residual_attention import ResidualAttention
 
@@ -138,14 +139,24 @@ class Leaning(opx.AbstractResidualProblem):
         return {"interior": lean, "interior/wave": wave, "boundary": ends}
 
 
+def predict(model, inputs):
+    return jax.vmap(model)(inputs)
+
+
 BATCH = SAMPLERS["fixed"]().points
 HEAVY = BATCH | {"interior": opx.Weighted(BATCH["interior"], jnp.linspace(0, 2, 16))}
 ROWS = opx.Pairs(BATCH["interior"], jnp.cos(BATCH["interior"]), jnp.arange(16) < 13)
+FIT = {"apply": opx.pointwise, "predict": predict}
+OTHER = Composed(**FIT, custom={"c": lambda see, x, y: see(x)[:, 0]})
 SQUARES = {
     "weights": (Poisson(), opx.Static({"boundary": 10.0}), HEAVY),
     "attention": (Poisson(), ResidualAttention(("interior",)), BATCH),
     "leaning": (Leaning(), opx.Static(), BATCH),
-    "pairs": (opx.Supervised(), opx.Static({"data": 3.0}), ROWS),
+    "pairs": (
+        Composed(**FIT, weights={"data": 2.0}),
+        opx.Static({"data": 3.0}),
+        {"data": ROWS, "boundary": opx.Pairs(BATCH["boundary"], BATCH["boundary"])},
+    ),
 }
 
 
@@ -181,6 +192,7 @@ def test_the_squares_of_the_residuals_sum_to_the_loss(name):
     "problem, weighting, batch, accumulate, message",
     [
         (opx.Supervised(opx.mae), opx.Static(), ROWS, 1, "`loss` is .*mae"),
+        (OTHER, opx.Static(), {"data": ROWS}, 1, r"terms \['c'\]"),
         (Poisson(), opx.Static(), BATCH, 2, "`accumulate` = 2"),
         (Poisson(), AugmentedLagrangian(("boundary",)), BATCH, 1, "multipliers"),
     ],

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import equinox as eqx
@@ -14,8 +15,9 @@ from .residuals import needed_squares
 
 
 _METHODS = ("auto", "dense", "iterative")
-# A Cholesky factor of that size takes about a second of one core.
-_LARGE = 4096
+# A Cholesky factor of that size takes about a second of one core, and a Jacobian of so
+# many entries two GiB in float64.
+_LARGE, _LARGE_JACOBIAN = 4096, 2**28
 
 
 class LevenbergMarquardtState(eqx.Module):
@@ -47,7 +49,8 @@ def levenberg_marquardt(
 
     - `method`: `"dense"` factors a matrix as large as the number of parameters or of
         residuals, whichever is smaller; `"iterative"` forms none, and takes conjugate
-        gradients instead; `"auto"` is dense up to 4096.
+        gradients instead; `"auto"` is dense up to a size of 4096 and a Jacobian of
+        2^28 entries.
     - `damping`: of the first step, relative to the curvature along the gradient.
     - `max_trials`: how often a step is tried at the most; if none served, none is taken
         and the next begins with the damping of the last.
@@ -82,8 +85,9 @@ def levenberg_marquardt(
         return LevenbergMarquardtState(count, jnp.full((), damping, dtype))
 
     def linearised(params, squares):
-        size = min(num_rows(params, squares), ravel_pytree(params)[0].size)
-        if method == "dense" or method == "auto" and size <= _LARGE:
+        sizes = num_rows(params, squares), ravel_pytree(params)[0].size
+        small = min(sizes) <= _LARGE and math.prod(sizes) <= _LARGE_JACOBIAN
+        if method == "dense" or method == "auto" and small:
             remedy = f'Use `{name}(method="iterative")`, or fewer points.'
             return dense(name, "auto", remedy, params, squares)
         return iterative(params, squares, max_cg_steps, cg_tolerance)

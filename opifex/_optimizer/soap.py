@@ -97,17 +97,19 @@ def scale_by_soap(
         grads, tree = jtu.tree_flatten(updates)
         leaves = lambda part: tree.flatten_up_to(part)
         begins = state.count == 0
-        count = state.count + 1
-        # What was seen before the first step is nothing: so much are the averages less.
-        seen = lambda b: 1 - b ** (count - 1).astype(jnp.result_type(float))
-        renews = begins | (state.count % every == 0)
+        renews = state.count % every == 0
+
+        def unbiased(x, b):
+            # The averages begin at zero, with the second gradient.
+            times = jnp.maximum(state.count, 1).astype(squared(x).dtype)
+            return x / (1 - b**times)
 
         def one(grad, momentum, second, factors, bases):
             turned = _turn(grad, bases)
             new_momentum = b1 * momentum + (1 - b1) * grad
             new_second = b2 * second + (1 - b2) * squared(turned)
-            first = _turn(new_momentum, bases) / jnp.maximum(seen(b1), 1 - b1)
-            root = jnp.sqrt(new_second / jnp.maximum(seen(b2), 1 - b2))
+            first = unbiased(_turn(new_momentum, bases), b1)
+            root = jnp.sqrt(unbiased(new_second, b2))
             step = _turn(first / (root + eps), bases, back=True)
             factors = _averaged(factors, grad, b2)
             bases = jax.lax.cond(
@@ -126,7 +128,7 @@ def scale_by_soap(
         parts = (state.momentum, state.second, state.factors, state.bases)
         results = [one(*args) for args in zip(grads, *map(leaves, parts), strict=True)]
         step, *rest = (tree.unflatten(list(x)) for x in zip(*results, strict=True))
-        return step, SOAPState(count, *rest)
+        return step, SOAPState(state.count + 1, *rest)
 
     return optax.GradientTransformation(init, update)
 

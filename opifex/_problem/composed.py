@@ -60,6 +60,27 @@ class Composed(AbstractProblem[Any, dict[str, Any]]):
         weighted = {n: self.weights.get(n, 1.0) * v for n, v in terms.items()}
         return weighted, aux
 
+    def least_squares(self, model, batch, key):
+        others = [*self.rows, *self.custom]
+        if others:
+            raise TypeError(
+                f"`optim` looks at residuals, but the terms {others} are not known to "
+                "be means of squares. Leave them out, or use an optimizer such as "
+                "`ssbroyden`."
+            )
+        residuals, weights = {}, {}
+        if self.physics is not None:
+            residuals, weights = self.physics.least_squares(model, batch, key)
+        else:
+            for name, pairs in batch.items():
+                apply = self.apply if name == "data" else self._noiseless
+                fit = Supervised(self.loss, apply)
+                misfit, valid = fit.least_squares(model, pairs, key)
+                residuals[name] = misfit["data"]
+                weights[name] = valid.get("data", 1.0)
+        weight = lambda name: self.weights.get(name, 1.0) * weights.get(name, 1.0)
+        return residuals, {name: weight(name) for name in residuals}
+
     def _fitted(self, model, batch, key) -> tuple[Terms, Aux]:
         terms, aux = self._on_data(model, batch["data"], key)
         of_values = Supervised(self.loss, self._noiseless)
