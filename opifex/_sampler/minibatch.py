@@ -29,7 +29,8 @@ class Minibatch(AbstractSampler[UInt32[Array, " rounds"], Pairs]):
 
     - `inputs`: an array, or a pytree of arrays, `(rows, ...)`.
     - `targets`: `(rows, ...)`.
-    - `batch_size`: rows a batch; more than there are means the full data.
+    - `batch_size`: rows a batch; as many as there are, or more, means the full data in
+        their order.
     - `shuffle`: whether to draw a new order every epoch.
     """
 
