@@ -2,12 +2,14 @@ import warnings
 
 import jax
 import jax.random as jr
+import jax.tree_util as jtu
 from jax.interpreters import partial_eval
 
 from ._objective import checked_terms
 from ._optimizer.searches import needs_one_loss
 from ._problem.base import AbstractProblem
 from ._sampler.base import AbstractSampler
+from ._sampler.minibatch import Minibatch
 from ._state import TrainingState
 
 
@@ -34,6 +36,8 @@ def what_changes(
     """Why the loss of two steps differs though the model and the state of the sampler
     are the same. Nothing is computed for it."""
 
+    sampler = _in_order(sampler)
+
     def terms(batch_key, step, loss_key):
         batch = sampler.batch(state.sampler_state, batch_key, step)
         return checked_terms(problem, state.model, batch, loss_key)[0]
@@ -48,3 +52,15 @@ def what_changes(
     if of_loss:
         causes.append(f"`{type(problem).__name__}` draws random numbers")
     return causes
+
+
+def _in_order(sampler: AbstractSampler) -> AbstractSampler:
+    """The same, but for the order of the full data, which is no matter to a mean."""
+    is_full = lambda x: isinstance(x, Minibatch) and x.steps_per_epoch == 1
+
+    def in_order(x):
+        if not is_full(x):
+            return x
+        return Minibatch(x.inputs, x.targets, x.batch_size, shuffle=False)
+
+    return jtu.tree_map(in_order, sampler, is_leaf=is_full)

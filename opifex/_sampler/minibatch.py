@@ -29,8 +29,7 @@ class Minibatch(AbstractSampler[UInt32[Array, " rounds"], Pairs]):
 
     - `inputs`: an array, or a pytree of arrays, `(rows, ...)`.
     - `targets`: `(rows, ...)`.
-    - `batch_size`: rows a batch; as many as there are, or more, means the full data in
-        their order.
+    - `batch_size`: rows a batch; more than there are means the full data.
     - `shuffle`: whether to draw a new order every epoch.
     """
 
@@ -67,7 +66,7 @@ class Minibatch(AbstractSampler[UInt32[Array, " rounds"], Pairs]):
 
     def batch(self, state, key, step):
         del key
-        if self.steps_per_epoch == 1:
+        if self.steps_per_epoch == 1 and not self.shuffle:
             return Pairs(self.inputs, self.targets)
         epoch, place = step // self.steps_per_epoch, step % self.steps_per_epoch
         position = place * self.batch_size + jnp.arange(
