@@ -86,6 +86,7 @@ from ._recovery.base import (
     recover as recover,
 )
 from ._recovery.none import NoRecovery as NoRecovery
+from ._recovery.remedies import Remedy as Remedy
 from ._recovery.skip import Skip as Skip
 from ._results import is_fatal as is_fatal, RESULTS as RESULTS
 from ._sampler.base import AbstractSampler as AbstractSampler, resample as resample

@@ -1,4 +1,5 @@
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -81,6 +82,30 @@ def check_count(argument: str, value: Any, *, least: int = 1) -> None:
         raise ValueError(
             f"`{argument}` must be a whole number of at least {least}, got {value!r}."
         )
+
+
+def check_number(
+    argument: str,
+    value: Any,
+    low: int | float = -math.inf,
+    high: int | float = math.inf,
+    *,
+    open_low: bool = False,
+    finite: bool = True,
+) -> None:
+    """Raises unless `value` is a number between `low` and `high`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    inside = number and (low < value if open_low else low <= value) and value <= high
+    if inside and not (finite and math.isinf(value)):
+        return
+    bounds = [f"{'greater than' if open_low else 'at least'} {low}"]
+    bounds = bounds if math.isfinite(low) else []
+    bounds += [f"at most {high}"] if math.isfinite(high) else []
+    kind = "a finite number" if finite else "a number"
+    raise ValueError(
+        f"`{argument}` must be {' '.join([kind, ' and '.join(bounds)]).strip()}, got "
+        f"{value!r}."
+    )
 
 
 def check_finite(argument: str, tree: PyTree) -> None:

@@ -318,6 +318,8 @@ def feed_events(recovery, state, events):
     ("events", "models", "scale"),
     [
         ([OK, OK, NAN, OK], [1, 2, 2, 4], 1),
+        # A loss of zero, or below, bounds nothing.
+        ([(0.0, 1.0), OK, (-1.0, 1.0), OK], [1, 2, 3, 4], 1),
         ([OK, INF, OK, NAN], [1, 1, 3, 3], 1),
         ([OK, OK, NAN, INF], [1, 2, 2, 0], 1 / 2),
         ([OK, NAN, NAN, NAN, OK], [1, 1, 0, 0, 5], 1 / 2),
@@ -539,6 +541,38 @@ def test_parameters_are_drawn_anew_where_the_fault_showed():
     state, results = chunk(state, jnp.full((6, 2), jnp.nan))
     assert opx.is_fatal(results)[-1]
     assert opx.fault_report(state)["reinitialised"] == 1
+
+
+def test_remedies_in_any_order():
+    """Each way back takes one more than the last, and healthy steps undo the cuts."""
+    order = (opx.Remedy.REDRAW, opx.Remedy.CLIP, opx.Remedy.SHORTEN)
+    recovery = opx.Backtrack(
+        clips=True, max_grad_norm=8.0, spike_after=999, heal_after=20, remedies=order
+    )
+    state = begin(recovery)
+    for _ in range(2):
+        state, _ = feed_events(recovery, state, [OK] * 12)
+    assert jnp.all(state.recovery_state.ground[0]["b"] == 12)
+    events = [BIG, BIG, BIG, *[OK] * 9]
+    state, (models, scales, _) = feed_events(recovery, state, events)
+    assert scales.tolist() == [1.0, 1.0, *[0.5] * 10] and state.clip_norm == 8 / 4
+    # Half of twelve, and noise of that size, another each time.
+    drawn = np.asarray(models[:3])
+    assert len(set(drawn)) == 3 and np.max(np.abs(drawn - 6)) < 6 * 4
+    assert opx.fault_report(state)["reinitialised"] == 3
+    state, (_, scales, _) = feed_events(recovery, state, [OK] * 12)
+    assert scales[-1] == 1.0 and state.clip_norm == 4.0
+    # A model that is NaN at the end of a chunk is a way back like any other: the first
+    # of those to a new ground.
+    numbers = jnp.append(jnp.ones(11), jnp.nan)
+    state, _ = feed(recovery, state, jnp.ones(12), jnp.ones(12), numbers)
+    assert jnp.all(jnp.isfinite(state.model["b"])) and state.step_scale == 1.0
+    assert opx.fault_report(state)["rolled_back"] == 4
+    for bad in ([], (opx.Remedy.SHORTEN,) * 2, ("SHORTEN",)):
+        with pytest.raises((ValueError, TypeError), match="remedies"):
+            opx.Backtrack(remedies=bad)
+    with pytest.raises(ValueError, match="`clips` = False"):
+        opx.Backtrack(remedies=order)
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9])

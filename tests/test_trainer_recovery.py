@@ -1,8 +1,10 @@
 import math
+from itertools import permutations
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import optax
 import pytest
@@ -10,11 +12,13 @@ import pytest
 import opifex as opx
 from opifex._checkpoint import Store
 from opifex.core.training.config import TrainingConfig
+from opifex.nnx.recovery import STRATEGIES
 from opifex.training.basic_trainer import ModularTrainer
 from opifex.training.recovery import ErrorRecoveryManager
 
 
 X = jnp.linspace(-1, 1, 16)[:, None]
+SAMPLER = opx.Fixed({"x": X})
 GOOD = {"w": jnp.array([0.3, 0.4])}
 
 
@@ -44,9 +48,12 @@ def test_translation():
     assert isinstance(made, opx.Backtrack) and made.clips
     found = made.max_attempts, made.max_grad_norm, made.max_loss, made.factor
     assert found == (5, 1.0, 100.0, 0.25)
-    assert made.max_reinits == 1 and made.spike_factor == 10.0
+    assert made.max_reinits == 0 and made.spike_factor == 10.0
+    assert [r.name for r in made.remedies] == ["CLIP", "SHORTEN", "REDRAW"]
     plain = ErrorRecoveryManager({"strategies": []}).recovery
-    assert not plain.clips and plain.max_reinits == 0 and plain.factor > 0.999
+    assert not plain.clips and plain.remedies == ()
+    backwards = ErrorRecoveryManager({"strategies": list(STRATEGIES)[::-1]}).recovery
+    assert backwards.clips and backwards.remedies == made.remedies[::-1]
     fixed = ErrorRecoveryManager({"adapt_threshold": False}).recovery
     assert fixed.clips and math.isinf(fixed.spike_factor)
     assert ErrorRecoveryManager().recovery.max_attempts == 3
@@ -62,11 +69,6 @@ def test_translation():
         ({"checkpoint_on_error": 1}, TypeError, "checkpoint_on_error"),
         ({"strategies": ["clipping"]}, ValueError, "gradient_clipping"),
         ({"strategies": ["gradient_clipping"] * 2}, ValueError, "different"),
-        (
-            {"strategies": ["learning_rate_reduction", "gradient_clipping"]},
-            NotImplementedError,
-            "in the order",
-        ),
     ],
 )
 def test_bad_settings(config, error, message):
@@ -115,36 +117,52 @@ def test_clipping_by_hand():
     assert fixed.clip_threshold == 10.0
 
 
+@pytest.mark.parametrize("order", list(permutations(STRATEGIES)))
+def test_strategies_by_hand(order):
+    """In a loop of one's own: back to what was seen to be stable, each time with one
+    strategy more."""
+    state = opx.init(optax.sgd(0.5), SAMPLER, opx.Skip(), Line(jnp.asarray(0.7)),
+                     key=jr.key(0))  # fmt: skip
+    manager = ErrorRecoveryManager({"strategies": order, "lr_factor": 0.25})
+    manager.check_training_stability(1.0, GOOD, state)
+    clip, scale = 10.0, 1.0
+    state = eqx.tree_at(lambda s: s.model.weight, state, jnp.asarray(jnp.nan))
+    for attempt in (1, 2, 3):
+        taken = order[:attempt]
+        state = manager.recover_from_instability("loss_explosion", state)
+        clip *= 0.25 if "gradient_clipping" in taken else 1
+        scale *= 0.25 if "learning_rate_reduction" in taken else 1
+        assert (manager.clip_threshold, float(state.step_scale)) == (clip, scale)
+        anew = "parameter_reinitialization" in taken
+        assert np.isfinite(state.model.weight) and (state.model.weight != 0.7) == anew
+        assert manager.history[-1]["taken"] == ["rollback", *taken]
+
+
 def test_recovery_by_hand():
-    """A loop of one's own: back to what was seen to be stable, with shorter steps."""
     made = trainer()
     made.training_step(X, 2 * X)
     state = made.training_state
-    manager = ErrorRecoveryManager({"max_retries": 3, "lr_factor": 0.5})
+    manager = ErrorRecoveryManager(
+        {"lr_factor": 0.5, "strategies": list(STRATEGIES)[1:]}
+    )
     assert manager.check_training_stability(1.0, GOOD, state) == (True, None)
     stable = float(state.core.model.weight)
     broken = eqx.tree_at(lambda s: s.model.weight, state.core, jnp.asarray(jnp.nan))
-    recovered, scales = broken, []
-    for _ in range(2):
-        recovered = manager.recover_from_instability("nan_loss", recovered)
-        assert float(recovered.model.weight) == stable
-        scales.append(float(recovered.step_scale))
-    assert scales == [0.5, 0.25]
-    # The optimizer sees it: a step is a quarter of what it would have been.
+    recovered = manager.recover_from_instability("nan_loss", broken)
+    assert float(recovered.model.weight) == stable
+    # The optimizer sees it: a step is half of what it would have been.
     problem, batch = opx.Supervised(apply=opx.batched), opx.Pairs(X, 2 * X)
     steps = [
         opx.train_step(problem, optax.sgd(0.5), s, batch)[0].model.weight - stable
         for s in (state.core, recovered)
     ]
-    np.testing.assert_allclose(steps[1], steps[0] / 4, 1e-12)
-    # The last attempt draws parameters anew; after that there is no other.
-    last = manager.recover_from_instability("nan_loss", recovered)
-    assert np.isfinite(last.model.weight) and last.model.weight != stable
+    np.testing.assert_allclose(steps[1], steps[0] / 2, 1e-12)
+    for _ in range(2):
+        recovered = manager.recover_from_instability("nan_loss", recovered)
     with pytest.raises(RuntimeError, match="`max_retries` = 3"):
-        manager.recover_from_instability("nan_loss", last)
+        manager.recover_from_instability("nan_loss", recovered)
     events = [e for e in manager.history if e["event"] == "recovered"]
     assert [e["attempt"] for e in events] == [1, 2, 3]
-    assert "parameter_reinitialization" in events[-1]["taken"]
     assert manager.recovery_attempts == 4
     with pytest.raises(RuntimeError, match="no finite state"):
         ErrorRecoveryManager().recover_from_instability("nan_loss", broken)

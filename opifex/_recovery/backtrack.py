@@ -14,6 +14,7 @@ from .._pack import stack_scalars
 from .._results import RESULTS
 from .._state import StepInfo, TrainingState
 from .base import AbstractRecovery, CAUSES, Faults
+from .remedies import Remedy, toward_quantile
 
 
 _MIN_HEALTHY = 10
@@ -23,8 +24,12 @@ _MAX_SPIKES = 3
 
 # Consecutive steps kept and not; ways back since the ground last moved; last resorts
 # taken; norms that entered the quantile; ways back that shortened the steps and have
-# not healed (the scale itself may have been lowered by others, for good).
-_COUNTERS = ("healthy", "failures", "attempts", "reinits", "observed", "cuts")
+# not healed (the scale itself may have been lowered by others, for good); ways back
+# that lowered the bound of the norm, likewise.
+_COUNTERS = (
+    *("healthy", "failures", "attempts", "reinits", "observed", "cuts"),
+    "lowered",
+)
 # The lowest loss of a kept step; the quantile of the logarithm of the gradient norm;
 # the norm beyond which a gradient is a spike. (Kept, though it follows from the
 # quantile: what decides about a step enters every array of the state, so be it cheap.)
@@ -76,8 +81,10 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
       too, the model itself is bad, and the run goes back to its anchor.
     - A loss that exploded: back to the anchor at once. It is the sum of the terms
         without their weights that is judged: weights that grow are no explosion.
-    - Every way back shortens the steps by `factor`, which compounds, and heals by the
-      same factor after each `heal_after` healthy steps.
+    - The `k`-th way back since the anchor last moved takes the first `k` of the
+      `remedies`. Unless told otherwise that is one: it shortens the steps by `factor`,
+      which compounds, and heals by the same factor after each `heal_after` healthy
+      steps.
     - A gradient norm beyond `spike_factor` times its running quantile: the step is not
       taken. If three in a row were not, that is the new normal. With `clips` such a
       gradient is clipped instead.
@@ -88,19 +95,24 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
 
     **Arguments:**
 
-    - `factor`: by which a way back shortens the steps.
-    - `heal_after`: healthy steps until they are lengthened again.
+    - `factor`: by which a way back shortens the steps, or lowers the bound of the
+        gradient norm.
+    - `heal_after`: healthy steps until one such cut is undone.
     - `max_attempts`: ways back before the next resort.
     - `max_reinits`: how often that resort is taken.
     - `max_loss`: a loss above it has exploded.
     - `max_rise`: so has one above this many times the lowest loss so far.
     - `spike_quantile`, `spike_factor`: a spike is a norm beyond `spike_factor` times
-        this quantile of the norms. It follows by stochastic approximation (H. Robbins
-        and S. Monro, Annals of Mathematical Statistics 22(3), 1951), in the logarithm.
+        this quantile of the norms. It follows by stochastic approximation, in the
+        logarithm.
     - `spike_after`: steps before the quantile is trusted.
     - `clips`: whether gradients are clipped, to the threshold of a spike and to
         `max_grad_norm`.
     - `max_grad_norm`: the norm that no clipped gradient exceeds.
+    - `remedies`: what ways back do, in the order in which it is added: `Remedy.CLIP`,
+        which needs `clips`, lowers the bound of the norm; `Remedy.SHORTEN` shortens the
+        steps; `Remedy.REDRAW` partly draws anew the parameters in which the fault
+        showed (or all, if it showed in none).
     """
 
     factor: float = 0.5
@@ -114,6 +126,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
     spike_after: int = 50
     clips: bool = eqx.field(static=True, default=False)
     max_grad_norm: float = float("inf")
+    remedies: tuple[Remedy, ...] = eqx.field(static=True, default=(Remedy.SHORTEN,))
 
     def __check_init__(self):
         for name in ("factor", "spike_quantile"):
@@ -135,6 +148,21 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         check_count("max_attempts", self.max_attempts)
         check_count("max_reinits", self.max_reinits, least=0)
         check_count("spike_after", self.spike_after)
+        self._check_remedies()
+
+    def _check_remedies(self):
+        given = self.remedies
+        known = isinstance(given, tuple) and all(isinstance(r, Remedy) for r in given)
+        if not known or len(set(given)) < len(given):
+            raise ValueError(
+                "`remedies` must be a tuple of different members of `Remedy`, got "
+                f"{given!r}."
+            )
+        if Remedy.CLIP in given and not self.clips:
+            raise ValueError(
+                "`remedies` have `Remedy.CLIP`, but `clips` = False, so there is no "
+                "bound to be lowered. Give `clips=True`, or leave it out."
+            )
 
     def init(self, model, opt_state, num_leaves):
         record = _Record(
@@ -164,21 +192,23 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         )
         record = self._counted(state.record, info, kept, back)
         heals = (record.healthy > 0) & (record.healthy % self.heal_after == 0)
-        heals = heals & (record.cuts > 0)
-        cuts = record.cuts + back.astype(jnp.int32) - heals.astype(jnp.int32)
-        record = record.change(cuts=cuts)
+        record, cut, redrawn = self._treated(record, back, heals)
+        heals = heals & (state.record.cuts > 0)
         # In a branch of its own, because it concerns few steps.
         suspects, faults = jax.lax.cond(
             kept,
             lambda: (record.suspects, record.faults),
-            lambda: _noted(record, before.step, info, back),
+            lambda: _noted(record, before.step, info, back, redrawn),
         )
         record = replace(record, suspects=suspects, faults=faults)
+        if Remedy.REDRAW in self.remedies:
+            which = jnp.where(jnp.any(suspects), suspects, info.leaf_norms > 0)
+            model = _redraw_if(redrawn, model, which, before)
         clip_norm = before.clip_norm
         if clip_norm is not None:
             clipped = kept & (info.grad_norm > clip_norm)
             record = replace(record, faults=record.faults.count(clipped=clipped))
-            clip_norm = jnp.minimum(self.max_grad_norm, record.spike_norm)
+            clip_norm = self._bound(record)
         lost = (record.attempts > self.max_attempts) & (
             record.reinits >= self.max_reinits
         )
@@ -188,13 +218,48 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             model=model,
             opt_state=opt_state,
             recovery_state=_BacktrackState(state.ground, record),
-            step_scale=self._scale(before.step_scale, heals, back),
+            step_scale=self._scale(before.step_scale, heals, cut),
             clip_norm=clip_norm,
         )
         return after, replace(info, result=result)
 
+    def _treated(
+        self, record: _Record, back: Flag, heals: Flag
+    ) -> tuple[_Record, Flag, Flag]:
+        """What a way back, counted in `record` already, changes there; whether it
+        shortens the steps, and draws parameters anew. `heals`: whether cuts heal."""
+
+        def takes(remedy):
+            if remedy not in self.remedies:
+                return jnp.array(False)
+            place = self.remedies.index(remedy)
+            return back & (record.attempts > place) if place else back
+
+        def moved(count, cut):
+            undone = (heals & (count > 0)).astype(jnp.int32)
+            return count + cut.astype(jnp.int32) - undone
+
+        cut, redrawn = takes(Remedy.SHORTEN), takes(Remedy.REDRAW)
+        record = record.change(cuts=moved(record.cuts, cut))
+        if Remedy.CLIP in self.remedies:
+            lowered = moved(record.lowered, takes(Remedy.CLIP))
+            record = record.change(lowered=lowered)
+        if Remedy.REDRAW in self.remedies:
+            lowest = jnp.where(redrawn, jnp.inf, record.lowest)
+            record = record.change(lowest=lowest)
+        return record, cut, redrawn
+
+    def _bound(self, record: _Record) -> Scalar:
+        """That of the norm of the next gradient."""
+        bound = jnp.minimum(self.max_grad_norm, record.spike_norm)
+        if Remedy.CLIP not in self.remedies:
+            return bound
+        return self.factor ** record.lowered.astype(bound.dtype) * bound
+
     def _judge(self, record: _Record, info: StepInfo) -> StepInfo:
-        limit = jnp.minimum(self.max_loss, self.max_rise * record.lowest)
+        # Nothing follows from the ratio to a loss that is zero, or negative.
+        rise = jnp.where(record.lowest > 0, self.max_rise * record.lowest, jnp.inf)
+        limit = jnp.minimum(self.max_loss, rise)
         loss = _unweighted(info).astype(limit.dtype)
         result = _unless(info.result, loss > limit, RESULTS.exploded)
         if not self.clips:
@@ -226,15 +291,14 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         """The quantile of the logarithm of the norm, moved by this norm."""
         norm, old = info.grad_norm, record.norm_quantile
         log = jnp.log(jnp.where(norm > 0, norm, 1)).astype(old.dtype)
-        up, down = 0.1 * self.spike_quantile, 0.1 * (self.spike_quantile - 1)
         # The first, or one too many in a row so large: begin there.
         large = (norm > record.spike_norm) & (not self.clips)
         anew = (record.observed == 0) | large
-        return jnp.where(anew, log, old + jnp.where(log > old, up, down))
+        return jnp.where(anew, log, toward_quantile(old, log, self.spike_quantile))
 
-    def _scale(self, scale: Scalar, heals: Flag, back: Flag) -> Scalar:
+    def _scale(self, scale: Scalar, heals: Flag, cut: Flag) -> Scalar:
         healed = jnp.where(heals, scale / self.factor, scale)
-        return jnp.where(back, self.factor * scale, healed)
+        return jnp.where(cut, self.factor * scale, healed)
 
     def anchor(self, start, end):
         before, record = start.recovery_state.record, end.recovery_state.record
@@ -250,36 +314,42 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         )
         attempts = jnp.where(sound, 0, record.attempts + broken.astype(jnp.int32))
         again = (attempts > self.max_attempts) & (record.reinits < self.max_reinits)
+        record = record.change(attempts=attempts)
+        record, cut, redrawn = self._treated(record, broken, jnp.array(False))
+        redrawn = (redrawn & jnp.any(record.suspects)) | again
         model, opt_state = tree_where(
             broken | again,
-            (_redraw_if(again, ground[0], record.suspects, end), ground[1]),
+            (_redraw_if(redrawn, ground[0], record.suspects, end), ground[1]),
             (end.model, end.opt_state),
         )
         record = record.change(
             suspects=record.suspects & ~(sound | again),
             attempts=jnp.where(again, 0, attempts),
-            cuts=record.cuts + broken.astype(jnp.int32),
             reinits=record.reinits + again.astype(jnp.int32),
             lowest=jnp.where(again, jnp.inf, record.lowest),
-            faults=record.faults.count(rolled_back=broken, reinitialised=again),
+            faults=record.faults.count(rolled_back=broken, reinitialised=redrawn),
         )
-        scale = jnp.where(broken, self.factor * end.step_scale, end.step_scale)
+        scale = jnp.where(cut, self.factor * end.step_scale, end.step_scale)
         return replace(
             end,
             model=model,
             opt_state=opt_state,
             recovery_state=_BacktrackState(ground, record),
             step_scale=scale,
+            clip_norm=None if end.clip_norm is None else self._bound(record),
         )
 
 
 def _noted(
-    record: _Record, step: Count, info: StepInfo, back: Flag
+    record: _Record, step: Count, info: StepInfo, back: Flag, redrawn: Flag
 ) -> tuple[Bool[Array, " leaves"], Faults]:
     begins = ~jnp.any(record.suspects)
     bad = ~jnp.isfinite(info.leaf_norms)
     suspects = jnp.where(begins, bad, record.suspects)
-    return suspects, record.faults.record(step, info, skipped=~back, rolled_back=back)
+    faults = record.faults.record(
+        step, info, skipped=~back, rolled_back=back, reinitialised=redrawn
+    )
+    return suspects, faults
 
 
 def _unweighted(info: StepInfo) -> Scalar:
@@ -293,7 +363,7 @@ def _unless(result: RESULTS, flag: Flag, cause: RESULTS) -> RESULTS:
 
 
 def _redraw_if(
-    again: Flag, model: PyTree, suspects: Bool[Array, " leaves"], end: TrainingState
+    again: Flag, model: PyTree, suspects: Bool[Array, " leaves"], at: TrainingState
 ) -> PyTree:
     """`model`, or if `again` with its suspect arrays shrunk to half and perturbed.
 
@@ -302,7 +372,7 @@ def _redraw_if(
     """
     arrays, rest = eqx.partition(model, eqx.is_inexact_array)
     leaves, treedef = jtu.tree_flatten(arrays)
-    key = end.key_for("recover")
+    key = at.key_for("recover")
 
     def redraw(leaves):
         keys = [jr.fold_in(key, i) for i in range(len(leaves))]

@@ -4,9 +4,9 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Inexact
 
 from .._custom_types import Scalar
-from .._misc import check_count
+from .._misc import check_count, check_number
 from .base import AbstractWeighting, Needs, Pointwise
-from .named import check_name_list, check_names, check_number, num_points
+from .named import check_name_list, check_names, num_points
 
 
 class _AugmentedLagrangianState(eqx.Module):

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._custom_types import Count, Scalar
-from .._misc import check_count, squared, unknown_name
+from .._misc import check_count, check_number, squared, unknown_name
 from .base import AbstractWeighting, Needs, Pointwise
-from .named import check_name_list, check_names, check_number, set_of
+from .named import check_name_list, check_names, set_of
 
 
 class _CausalState(eqx.Module):

@@ -6,18 +6,10 @@ import jax.numpy as jnp
 import optax
 
 from .._custom_types import Count, Terms
-from .._misc import check_count
+from .._misc import check_count, check_number
 from .._optimizer.base import check_optimizer
 from .base import AbstractWeighting, Needs
-from .named import (
-    as_weights,
-    check_number,
-    from_vector,
-    ones,
-    to_vector,
-    tree_norm,
-    zeros,
-)
+from .named import as_weights, from_vector, ones, to_vector, tree_norm, zeros
 
 
 class _GradNormState(eqx.Module):

@@ -1,6 +1,5 @@
 """Numbers by the name of their term."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
 from .._custom_types import Scalar, Terms
-from .._misc import check_count, squared, unknown_name
+from .._misc import check_count, check_number, squared, unknown_name
 
 
 def check_names(names: Iterable[str], terms: Mapping[str, Any]) -> None:
@@ -28,25 +27,6 @@ def check_name_list(argument: str, names: Any, *, least: int = 0) -> None:
             f"`{argument}` must be a tuple of {least or 'any number of'} or more "
             f"different names of terms, got {names!r}. Mind the comma: "
             '`("interior",)`.'
-        )
-
-
-def check_number(
-    argument: str,
-    value: Any,
-    low: int | float = -math.inf,
-    high: int | float = math.inf,
-    *,
-    open_low: bool = False,
-    finite: bool = True,
-) -> None:
-    """Raises unless `value` is a number between `low` and `high`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    inside = number and (low < value if open_low else low <= value) and value <= high
-    if not inside or (finite and math.isinf(value)):
-        raise ValueError(
-            f"`{argument}` must be a number {'above' if open_low else 'from'} {low} "
-            f"up to {high}, got {value!r}."
         )
 
 

@@ -7,9 +7,9 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from .._custom_types import Count, Terms
-from .._misc import check_count
+from .._misc import check_count, check_number
 from .base import AbstractWeighting, Needs
-from .named import as_weights, check_number, from_vector, ones, to_vector, zeros
+from .named import as_weights, from_vector, ones, to_vector, zeros
 
 
 # Folded into the key of the loss, into which small numbers are folded elsewhere.

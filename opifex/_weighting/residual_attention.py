@@ -4,8 +4,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._misc import check_number
 from .base import AbstractWeighting, Needs, Pointwise
-from .named import check_name_list, check_names, check_number, num_points
+from .named import check_name_list, check_names, num_points
 
 
 class ResidualAttention(AbstractWeighting[dict[str, Float[Array, " _points"]]]):

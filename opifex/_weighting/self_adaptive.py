@@ -8,10 +8,10 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, Float
 
-from .._misc import check_count, squared
+from .._misc import check_count, check_number, squared
 from .._optimizer.base import check_optimizer
 from .base import AbstractWeighting, Needs, Pointwise
-from .named import check_name_list, check_names, check_number, num_points
+from .named import check_name_list, check_names, num_points
 
 
 class _SelfAdaptiveState(eqx.Module):

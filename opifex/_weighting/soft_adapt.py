@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from .._custom_types import Count, Terms
-from .._misc import check_count
+from .._misc import check_count, check_number
 from .base import AbstractWeighting, Needs
-from .named import as_weights, check_number, from_vector, to_vector, zeros
+from .named import as_weights, from_vector, to_vector, zeros
 
 
 class _SoftAdaptState(eqx.Module):

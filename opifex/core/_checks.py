@@ -1,23 +1,9 @@
 """What the fields of several configurations must satisfy."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from .._misc import unknown_name
-
-
-def check_number(name: str, value: Any, *, least: int = 0, closed: bool = True) -> None:
-    """Raises unless `value` is finite, and at least `least` (or above, if open)."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if (
-        number
-        and math.isfinite(value)
-        and (value >= least if closed else value > least)
-    ):
-        return
-    kind = f"at least {least}" if closed else f"greater than {least}"
-    raise ValueError(f"`{name}` must be a finite number {kind}, got {value!r}.")
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -1,5 +1,6 @@
 """What the documented trainers differ in."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +10,18 @@ import numpy as np
 import optax
 
 from .._optimizer.factory import searches_along_a_line
+from .._recovery.backtrack import Backtrack
 from .._recovery.base import AbstractRecovery
 from ..core.training.config import TrainingConfig
 from ..training.components import FlexibleOptimizerFactory, TrainingComponentBase
 from ..training.metrics import AdvancedMetricsCollector
-from .recovery import ErrorRecoveryManager, STRATEGIES
+from .recovery import ErrorRecoveryManager
 from .view import StateView
 
 
-# It neither clips nor looks at the norms: a run without faults is that of the core.
-_DEFAULT = ErrorRecoveryManager({"strategies": STRATEGIES[1:], "max_retries": 8})
+# It neither looks at the norms nor at how a loss rises: a run may begin at a model that
+# fits, whose first steps raise a tiny loss by any factor.
+_DEFAULT = Backtrack(max_rise=math.inf, spike_factor=math.inf)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Parts:
     @property
     def recovery(self) -> AbstractRecovery:
         """What decides about each step: unless a manager is given, one by default."""
-        return _DEFAULT.recovery if self.manager is None else self.manager.recovery
+        return _DEFAULT if self.manager is None else self.manager.recovery
 
     def make_optimizer(
         self, config: TrainingConfig, total_steps: int

@@ -12,19 +12,20 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
-from .._misc import check_count, squared, tree_copy, unknown_name
+from .._misc import check_count, check_number, squared, tree_copy, unknown_name
 from .._recovery.backtrack import Backtrack, redrawn
+from .._recovery.remedies import Remedy, toward_quantile
 from .._state import TrainingState
 from .._step import trainable
-from ..core._checks import check_flag, check_number
+from ..core._checks import check_flag
 from .view import StateView
 
 
-STRATEGIES = (
-    "gradient_clipping",
-    "learning_rate_reduction",
-    "parameter_reinitialization",
-)
+STRATEGIES = {
+    "gradient_clipping": Remedy.CLIP,
+    "learning_rate_reduction": Remedy.SHORTEN,
+    "parameter_reinitialization": Remedy.REDRAW,
+}
 ISSUES = ("loss_explosion", "gradient_explosion", "nan_loss", "nan_gradients")
 
 # As `Backtrack` has it: the quantile of the norms, how far above it a norm is clipped,
@@ -39,13 +40,13 @@ class _Settings:
     loss_explosion_threshold: int | float = 1e6
     checkpoint_on_error: bool = True
     adapt_threshold: bool = True
-    strategies: tuple[str, ...] = STRATEGIES
+    strategies: tuple[str, ...] = tuple(STRATEGIES)
     lr_factor: int | float = 0.5
 
     def __post_init__(self):
         check_count("max_retries", self.max_retries)
         for name in ("gradient_clip_threshold", "loss_explosion_threshold"):
-            check_number(name, getattr(self, name), closed=False)
+            check_number(name, getattr(self, name), 0, open_low=True)
         check_flag("checkpoint_on_error", self.checkpoint_on_error)
         check_flag("adapt_threshold", self.adapt_threshold)
         if not 0 < self.lr_factor < 1:
@@ -69,16 +70,19 @@ class ErrorRecoveryManager:
 
     **Arguments:** `config`, a dictionary with
 
-    - `max_retries` (3): how often to go back before the last resort.
+    - `max_retries` (3): how often to go back before the run is given up.
     - `gradient_clip_threshold` (10): the norm to which gradients are clipped.
     - `loss_explosion_threshold` (1e6): a loss above it has exploded.
     - `checkpoint_on_error` (True): whether a trainer that writes checkpoints writes one
         where something went wrong.
     - `adapt_threshold` (True): whether gradients are clipped below the threshold too,
         at 10 times a running quantile of their norms.
-    - `strategies` (all): out of `"gradient_clipping"`, `"learning_rate_reduction"` and
-        `"parameter_reinitialization"`, in this order.
-    - `lr_factor` (0.5): by which steps are shortened, again and again.
+    - `strategies` (all): what is done against a fault that comes again, in the order in
+        which it is tried. The first way back takes the first, each further one the next
+        too: `"gradient_clipping"` clips from the start, and now to a norm that is lower
+        by `lr_factor`; `"learning_rate_reduction"` makes steps shorter by it, again and
+        again; `"parameter_reinitialization"` partly draws parameters anew.
+    - `lr_factor` (0.5).
 
     **Attributes:**
 
@@ -105,15 +109,16 @@ class ErrorRecoveryManager:
         self._stable: TrainingState | None = None
         self._log_quantile: float | None = None
         self._seen = 0
+        self._lowered = 0
 
     @property
     def clip_threshold(self) -> float:
         """The norm to which gradients are clipped by now."""
         limit = float(self.settings.gradient_clip_threshold)
-        if not self.settings.adapt_threshold or self._seen < _TRUSTED:
-            return limit
-        assert self._log_quantile is not None
-        return min(limit, _ABOVE * math.exp(self._log_quantile))
+        if self.settings.adapt_threshold and self._seen >= _TRUSTED:
+            assert self._log_quantile is not None
+            limit = min(limit, _ABOVE * math.exp(self._log_quantile))
+        return limit * self.settings.lr_factor**self._lowered
 
     def check_training_stability(
         self, loss: Any, grads: PyTree, state: Any = None
@@ -181,19 +186,16 @@ class ErrorRecoveryManager:
         if norm <= 0:
             return
         log, old = math.log(norm), self._log_quantile
-        rise, fall = 0.1 * _QUANTILE, 0.1 * (1 - _QUANTILE)
-        if old is None:
-            self._log_quantile = log
-        else:
-            self._log_quantile = old + (rise if log > old else -fall)
+        new = log if old is None else float(toward_quantile(old, log, _QUANTILE))
+        self._log_quantile = new
         self._seen += 1
 
     def recover_from_instability(self, issue: str, state: Any) -> TrainingState:
         """The last state that was seen to be stable, to go on from.
 
-        Every time its steps are `lr_factor` times as long as those of `state`, if that
-        is a strategy; at the last attempt parameters are partly drawn anew, if that is
-        one.
+        The first attempt takes the first of the `strategies`, each further one the next
+        too. Where that reduces the learning rate, steps are `lr_factor` times as long
+        as those of `state`, through its `step_scale`.
 
         **Arguments:**
 
@@ -214,15 +216,13 @@ class ErrorRecoveryManager:
                 "raise `max_retries`."
             )
         ground = self._ground(now)
-        taken = ["rollback"]
-        scale = now.step_scale
-        if "learning_rate_reduction" in settings.strategies:
-            taken.append("learning_rate_reduction")
+        taken = settings.strategies[: self.recovery_attempts]
+        scale, model = now.step_scale, ground.model
+        if "gradient_clipping" in taken:
+            self._lowered += 1
+        if "learning_rate_reduction" in taken:
             scale = settings.lr_factor * scale
-        model = ground.model
-        last = self.recovery_attempts == settings.max_retries
-        if last and "parameter_reinitialization" in settings.strategies:
-            taken.append("parameter_reinitialization")
+        if "parameter_reinitialization" in taken:
             model = _redrawn(model, now.key_for("recover"))
         self.history.append(
             {
@@ -230,8 +230,9 @@ class ErrorRecoveryManager:
                 "issue": issue,
                 "step": int(now.step),
                 "attempt": self.recovery_attempts,
-                "taken": taken,
+                "taken": ["rollback", *taken],
                 "step_scale": float(scale),
+                "clip_threshold": self.clip_threshold,
             }
         )
         return replace(
@@ -262,20 +263,12 @@ class ErrorRecoveryManager:
 
 
 def _translated(settings: _Settings) -> Backtrack:
-    chosen = settings.strategies
-    if tuple(s for s in STRATEGIES if s in chosen) != chosen:
-        raise NotImplementedError(
-            f"`strategies` are tried in the order {list(STRATEGIES)}, got "
-            f"{list(chosen)}. Put them into that order, or leave some out."
-        )
-    clips = "gradient_clipping" in chosen
+    clips = "gradient_clipping" in settings.strategies
     adapts = settings.adapt_threshold and clips
-    shortens = "learning_rate_reduction" in chosen
     return Backtrack(
-        # The largest number below one: steps of the same length, to rounding.
-        factor=float(settings.lr_factor) if shortens else math.nextafter(1.0, 0.0),
+        factor=float(settings.lr_factor),
         max_attempts=settings.max_retries,
-        max_reinits=int("parameter_reinitialization" in chosen),
+        max_reinits=0,
         max_loss=float(settings.loss_explosion_threshold),
         # A run may begin at a model that fits: its first steps, of an optimizer that
         # remembers nothing, then raise a tiny loss by any factor.
@@ -285,6 +278,7 @@ def _translated(settings: _Settings) -> Backtrack:
         spike_after=_TRUSTED,
         clips=clips,
         max_grad_norm=float(settings.gradient_clip_threshold) if clips else math.inf,
+        remedies=tuple(STRATEGIES[name] for name in settings.strategies),
     )
 
 

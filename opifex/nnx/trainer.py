@@ -272,12 +272,11 @@ class AbstractTrainer(abc.ABC):
             columns.setdefault("val_loss", np.full(columns["epoch"].shape, np.nan))
         epoch = columns.get("epoch", np.zeros(0, int))
         report = self._run.faults
-        attempts = report.get("rolled_back", 0) + report.get("reinitialised", 0)
         self.history = columns | {
             "epochs": int(epoch.shape[0]),
             "wall_time": seconds,
             "result": result,
-            "recovery": {"attempts": attempts} | report,
+            "recovery": {"attempts": report.get("rolled_back", 0)} | report,
         }
 
     # Single steps.

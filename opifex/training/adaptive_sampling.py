@@ -6,7 +6,6 @@ of the state.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._custom_types import Key
-from .._misc import check_count
+from .._misc import check_count, check_number
 from .._sampler.density import choose, Density, finite_size
 from ..core._strict import strict
 
@@ -58,7 +57,7 @@ def compute_sampling_distribution(
     **Raises:** `ValueError` for residuals of another shape, for NaN outside `jax.jit`,
     and for a `min_probability` that so many points cannot have.
     """
-    _check_number("beta", beta, 0, closed=True)
+    check_number("beta", beta, 0)
     density = Density(beta, 0.0, 1.0, min_probability)
     return _probabilities(density, _checked(residuals))
 
@@ -86,7 +85,7 @@ class RADConfig:
     c: int | float | None = None
 
     def __post_init__(self):
-        _check_number("beta", self.beta, 0, closed=True)
+        check_number("beta", self.beta, 0)
         check_count("resample_frequency", self.resample_frequency)
         published = self.k is not None or self.c is not None
         if published and self.beta != 1:
@@ -175,13 +174,8 @@ class RARDConfig:
 
     def __post_init__(self):
         check_count("num_new_points", self.num_new_points)
-        _check_number("percentile_threshold", self.percentile_threshold, 0, closed=True)
-        if self.percentile_threshold > 100:
-            raise ValueError(
-                "`percentile_threshold` must be at most 100, got "
-                f"{self.percentile_threshold!r}."
-            )
-        _check_number("noise_scale", self.noise_scale, 0, closed=False)
+        check_number("percentile_threshold", self.percentile_threshold, 0, 100)
+        check_number("noise_scale", self.noise_scale, 0, open_low=True)
 
 
 # Of the points to be refined around: Wu et al. (2023), section 2.3.3, and see `RARD`.
@@ -319,10 +313,3 @@ def _check_bounds(bounds: Array, dim: int) -> None:
             "`bounds` must be finite and in order, a lower and an upper bound for "
             f"every coordinate, got {bounds.tolist()}."
         )
-
-
-def _check_number(argument: str, value: Any, low: int, *, closed: bool) -> None:
-    fits = low <= value < math.inf if closed else low < value < math.inf
-    if not fits:
-        kind = "not negative" if closed else "positive"
-        raise ValueError(f"`{argument}` must be finite and {kind}, got {value!r}.")

@@ -7,11 +7,11 @@ from typing import Any
 
 import optax
 
-from ..._misc import check_count
+from ..._misc import check_count, check_number
 from ..._optimizer.base import check_optimizer
 from ..._optimizer.factory import searches_along_a_line
 from ..._problem.supervised import huber, mae, mse, relative_l2, RowLoss
-from .._checks import change, check_callable, check_flag, check_names, check_number
+from .._checks import change, check_callable, check_flag, check_names
 from .._strict import strict
 from .optimization import OptimizationConfig as OptimizationConfig
 from .physics_configs import (
@@ -78,7 +78,7 @@ class LossConfig:
     def __post_init__(self):
         check_names("loss_type", [self.loss_type], LOSSES)
         if self.huber_delta is not None:
-            check_number("huber_delta", self.huber_delta, closed=False)
+            check_number("huber_delta", self.huber_delta, 0, open_low=True)
             if self.loss_type != "huber":
                 raise ValueError(
                     f"`huber_delta` = {self.huber_delta!r} has no meaning for the loss "
@@ -87,7 +87,7 @@ class LossConfig:
         for part in ("data", "physics", "boundary", "initial"):
             weight = getattr(self, f"{part}_weight")
             if weight is not None:
-                check_number(f"{part}_weight", weight)
+                check_number(f"{part}_weight", weight, 0)
 
     @property
     def row_loss(self) -> RowLoss:
@@ -117,7 +117,7 @@ class ValidationConfig:
         if self.early_stopping is not None:
             check_flag("early_stopping", self.early_stopping)
         if self.min_delta is not None:
-            check_number("min_delta", self.min_delta)
+            check_number("min_delta", self.min_delta, 0)
 
 
 @strict
@@ -240,8 +240,8 @@ class TrainingConfig:
         for name in _COUNTS:
             check_count(name, getattr(self, name))
         check_count("seed", self.seed, least=0)
-        check_number("learning_rate", self.learning_rate, closed=False)
-        check_number("min_delta", self.min_delta)
+        check_number("learning_rate", self.learning_rate, 0, open_low=True)
+        check_number("min_delta", self.min_delta, 0)
         check_flag("early_stopping", self.early_stopping)
         check_flag("progress", self.progress)
         if self.progress_callback is not None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import optax
 
-from ..._misc import check_count
+from ..._misc import check_count, check_number
 from ..._optimizer.factory import named_optimizer, searches_along_a_line
 from ..._optimizer.schedules import named_schedule, PLATEAU, reduced_on_plateau
-from .._checks import check_flag, check_number
+from .._checks import check_flag
 from .._strict import strict
 
 
@@ -79,10 +79,10 @@ class OptimizationConfig:
             check_flag("single_precision", self.single_precision)
         for name in ("learning_rate", "eps", "grad_clip", "decay_rate"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), closed=False)
+                check_number(name, getattr(self, name), 0, open_low=True)
         for name in ("weight_decay", "cosine_alpha"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name))
+                check_number(name, getattr(self, name), 0)
         for name in ("momentum", "beta1", "beta2"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

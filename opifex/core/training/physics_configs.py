@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..._misc import check_count, unknown_name
+from ..._misc import check_count, check_number, unknown_name
 from ..._problem.conditions import AbstractCondition
 from ...geometry.base import AbstractDomain
-from .._checks import change, check_callable, check_flag, check_names, check_number
+from .._checks import change, check_callable, check_flag, check_names
 from .._strict import strict
 
 
@@ -83,7 +83,7 @@ class ConservationConfig:
             self._check_tolerance(law, laws)
         for name, quantity in self.quantities.items():
             check_callable(f"quantities[{name!r}]", quantity)
-        check_number("weight", self.weight)
+        check_number("weight", self.weight, 0)
         check_names("enforcement", [self.enforcement], ENFORCEMENTS)
         for name in ("symmetry_of_points", "symmetry_of_fields"):
             check_callable(name, getattr(self, name))
@@ -91,14 +91,14 @@ class ConservationConfig:
         if weights is not None:
             weights = tuple(float(w) for w in weights)
             for i, w in enumerate(weights):
-                check_number(f"quadrature_weights[{i}]", w)
+                check_number(f"quadrature_weights[{i}]", w, 0)
         quantities = dict(self.quantities)
         change(self, laws=laws, quantities=quantities, quadrature_weights=weights)
 
     def _check_tolerance(self, law: str, laws: Sequence[str]) -> None:
         name = f"{law}_tolerance"
         value = getattr(self, name)
-        check_number(name, value)
+        check_number(name, value, 0)
         if value > 0 and law not in laws:
             raise ValueError(
                 f"`{name}` = {value!r} has no law to go with: `laws` are {list(laws)}. "
@@ -141,7 +141,7 @@ class MultiScaleConfig:
         check_names("operators", self.operators, scales)
         check_flag("coupling", self.coupling)
         for name, weight in self.weights.items():
-            check_number(f"weights[{name!r}]", weight)
+            check_number(f"weights[{name!r}]", weight, 0)
         for name, operator in self.operators.items():
             check_callable(f"operators[{name!r}]", operator)
         weights = {name: self.weights.get(name, 1.0) for name in scales}
@@ -174,7 +174,7 @@ class BoundaryConfig:
 
     def __post_init__(self):
         if self.weight is not None:
-            check_number("weight", self.weight)
+            check_number("weight", self.weight, 0)
         check_flag("enforce", self.enforce)
         change(self, conditions=tuple(self.conditions))
         if self.enforce and (self.domain is None or not self.conditions):
@@ -207,7 +207,7 @@ class QuantumTrainingConfig:
 
     def __post_init__(self):
         check_number(
-            "chemical_accuracy_target", self.chemical_accuracy_target, closed=False
+            "chemical_accuracy_target", self.chemical_accuracy_target, 0, open_low=True
         )
 
 
