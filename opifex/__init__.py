@@ -55,6 +55,7 @@ from ._problem.conservation import (
     symmetry as symmetry,
 )
 from ._problem.exact import Constrained as Constrained
+from ._problem.forces import WithForces as WithForces
 from ._problem.operator import (
     coarsen as coarsen,
     Normalised as Normalised,
@@ -138,6 +139,7 @@ from ._weighting.base import (
 from ._weighting.causal import Causal as Causal
 from ._weighting.grad_norm import GradNorm as GradNorm
 from ._weighting.grad_norm_balance import GradNormBalance as GradNormBalance
+from ._weighting.multipliers import Multipliers as Multipliers
 from ._weighting.ntk import NTK as NTK
 from ._weighting.product import Product as Product
 from ._weighting.relobralo import ReLoBRaLo as ReLoBRaLo

@@ -1,14 +1,22 @@
 """What the configuration adds to the loss, and to the history."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 import opifex as opx
-from opifex.core.conditions import DirichletBC, NeumannBC
+from opifex.core.conditions import (
+    DirichletBC,
+    InitialCondition,
+    NeumannBC,
+    PeriodicBC,
+    RobinBC,
+)
 from opifex.core.training.config import (
     BoundaryConfig,
     ConservationConfig,
@@ -49,18 +57,6 @@ def test_conservation():
         np.testing.assert_allclose(
             history[f"conservation/{law}"], [2 * beyond**2], 1e-12
         )
-    # Targets of either sign, at random: the best fit is zero, unless the energy counts.
-    x, signs = (
-        jnp.linspace(-1, 1, 64)[:, None],
-        jr.rademacher(jr.key(0), (64, 1), float),
-    )
-    found = {}
-    for weight in (0.0, 10.0):
-        law = ConservationConfig(laws=["energy"], weight=weight)
-        options = config(conservation_config=law, num_epochs=60, learning_rate=1e-2)
-        _, history = Trainer(mlp(), options).train((x, signs))
-        found[weight] = history["drift/energy"][-1]
-    assert found[0.0] > 0.4 and found[10.0] < 0.1
 
 
 def test_scales():
@@ -137,26 +133,227 @@ def test_known_values_and_custom_losses():
     )
 
 
-def test_values_on_the_boundary_of_a_domain():
-    """The model x / 2 on (0, 2), which should be 3 at 0 and x at 2."""
-    conditions = [DirichletBC("left", 3.0), DirichletBC("right", lambda x: x)]
-    boundary = BoundaryConfig(
-        weight=2.0, domain=opx.Interval(0.0, 2.0), conditions=conditions
-    )
+class Plane(eqx.Module):
+    """u = x / 2 + 2 t."""
+
+    weight: jax.Array = eqx.field(default_factory=lambda: jnp.array([0.5, 2.0]))
+
+    def __call__(self, points):
+        return points @ self.weight[:, None]
+
+
+STRIP = opx.Interval(0.0, 2.0) * opx.Interval(0.0, 1.0)
+# What each leaves over is the same at all points.
+CONDITIONS = {
+    "boundary/left/u": (DirichletBC("left", lambda x, t: 2 * t + 3), 9.0),
+    "boundary/right/u_n": (NeumannBC("right", 0.2, weight=10.0), 0.9),
+    "boundary/left/u+u_n": (RobinBC("left", 2.0, 1.0, lambda x, t: 4 * t), 0.25),
+    "boundary/left/periodic u": (PeriodicBC("left", "right"), 1.0),
+    "initial/u": (InitialCondition(lambda x, t: x / 2 + 1), 1.0),
+    "initial/u_t": (InitialCondition(0.5, order=1), 2.25),
+}
+
+
+@pytest.mark.parametrize("physics", [False, True])
+def test_conditions_on_a_domain(physics):
+    given = [condition for condition, _ in CONDITIONS.values()]
+    points = STRIP.sample(8, jr.key(0))
+    boundary = BoundaryConfig(weight=2.0, domain=STRIP, conditions=given, num_points=7)
+    options = config(boundary_config=boundary, optimizer=STILL, num_epochs=1,
+                     loss_config=LossConfig(initial_weight=3.0))  # fmt: skip
+    trainer = Trainer(Plane(), options)
+    if physics:
+        trainer.set_physics_loss(
+            PhysicsInformedLoss(lambda u, x, t: u(jnp.stack([x, t])))
+        )
+        _, history = trainer.train((points, None))
+    else:
+        _, history = trainer.train((points, Plane()(points)))
+    for name, (_, left) in CONDITIONS.items():
+        weight = 3 if name.startswith("initial") else 2
+        np.testing.assert_allclose(history[name], [weight * left], 1e-12, err_msg=name)
+
+
+def test_conditions_and_laws_of_the_physics_loss():
+    """The mass is 1 + 4 t, asked for at four times, the last of them 1."""
+    given = [condition for condition, _ in CONDITIONS.values()]
+    weights = PhysicsLossConfig(boundary_weight=2.0, initial_weight=3.0)
+    loss = PhysicsInformedLoss(
+        config=weights, domain=STRIP, conditions=given, num_points=4,
+        conserved=[opx.mass("x t", weight=0.5)],
+    )  # fmt: skip
+    points = STRIP.sample(4, jr.key(0))
+    found = jax.jit(lambda model: loss.terms(model, points))(Plane())
+    assert set(found) == {*CONDITIONS, "times/mass"}
+    for name, (_, left) in CONDITIONS.items():
+        weight = 3 if name.startswith("initial") else 2
+        np.testing.assert_allclose(found[name], weight * left, 1e-12, err_msg=name)
+    drifts = 4 * np.array([0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(found["times/mass"], 0.5 * np.mean(drifts**2), 1e-12)
+
+
+def test_values_that_hold_exactly():
+    """3 on the left and x on the right of (0, 2), whatever the network is."""
+    domain = opx.Interval(0.0, 2.0)
+    given = [DirichletBC("left", 3.0), DirichletBC("right", lambda x: x)]
+    boundary = BoundaryConfig(enforce=True, domain=domain, conditions=given)
+    module = Net(nnx.Rngs(0))
     trainer = Trainer(
-        line(), config(boundary_config=boundary, num_epochs=1, optimizer=STILL)
+        module, config(boundary_config=boundary, num_epochs=40, learning_rate=1e-2)
     )
-    _, history = trainer.train((X, Y))
-    np.testing.assert_allclose(history["boundary"], [2 * (9 + 1) / 2], 1e-12)
-    with pytest.raises(ValueError, match="`boundary_data` contradicts"):
-        trainer.train((X, Y), boundary_data=(X, Y))
-    for refused in (
-        {"enforce": True, "conditions": conditions},
-        {"conditions": [NeumannBC("left", 0.0)]},
+    x = jnp.linspace(0, 2, 16, dtype=jnp.float32)[:, None]
+    y = 3 - x / 2 + jnp.sin(2 * x)
+    ends, values = x[jnp.array([0, -1])], jnp.array([[3.0], [2.0]], jnp.float32)
+    np.testing.assert_array_equal(trainer.model_fn(ends), values)
+    trained, history = trainer.train((x, y), (x, y))
+    assert trained is module and not set(history) & {"boundary/left/u"}
+    assert history["train_loss"][-1] < 0.4 * history["train_loss"][0]
+    see = trainer.model_fn
+    np.testing.assert_array_equal(see(ends), values)
+    np.testing.assert_array_equal(trainer.training_state.model(x), see(x))
+    # The formula, with the distances and the network of one's own hand.
+    wide = x.astype(float)
+    near = lambda *names: jax.vmap(lambda p: domain.distance(p, names))(wide)[:, None]
+    left, right = near("left"), near("right")
+    continued = (right * 3 + left * wide) / (left + right)
+    expected = continued + near("left", "right") * module(x).astype(float)
+    np.testing.assert_allclose(see(x), expected, 1e-5)
+    # All numbers are those of the function, not of the network.
+    error = float(jnp.mean((see(x) - y) ** 2))
+    assert history["val_loss"][-1] == pytest.approx(error, 1e-5)
+    assert trainer.validation_step(x, y) == pytest.approx(error, 1e-5)
+    before = trainer.training_step(x, y)
+    assert before == pytest.approx(error, 1e-5) and trainer.model is module
+    with pytest.raises(ValueError, match="of dimension 1, but the inputs"):
+        trainer.train((jnp.concatenate([x, x], 1), y))
+
+
+@pytest.mark.parametrize("kind", ["error", "mixed"])
+def test_exact_values_with_an_equation(kind):
+    """u_t = -u_x from sin(pi x), and zero on the left, exactly; a slope on the right is
+    a term of the loss."""
+    domain = opx.Interval(0.0, 1.0) * opx.Interval(0.0, 1.0)
+    start = InitialCondition(lambda x, t: jnp.sin(jnp.pi * x))
+    given = [DirichletBC("left", 0.0), start, NeumannBC("right", 0.0)]
+    if kind == "error":
+        with pytest.raises(ValueError, match="`enforce` = True has nothing to enforce"):
+            BoundaryConfig(enforce=True, domain=domain, conditions=given[2:])
+        return
+    boundary = BoundaryConfig(enforce=True, domain=domain, conditions=given)
+    net = eqx.nn.MLP(2, 1, 8, 1, jnp.tanh, key=jr.key(0))
+    trainer = Trainer(net, config(boundary_config=boundary, num_epochs=30,
+                                  learning_rate=1e-2, batch_size=32))  # fmt: skip
+    transport = opx.residual("x t")(lambda u, x, t: u.t + u.x)
+    trainer.set_physics_loss(PhysicsInformedLoss(transport))
+    points = domain.sample(32, jr.key(0))
+    trained, history = trainer.train((points, None))
+    assert isinstance(trained, eqx.nn.MLP)
+    assert history["train_loss"][-1] < 0.7 * history["train_loss"][0]
+    assert {n for n in history if "boundary" in n} == {"boundary/right/u_n"}
+    side = jnp.linspace(0, 1, 5)
+    at_start = trainer.model_fn(jnp.stack([side, jnp.zeros(5)], 1))[:, 0]
+    np.testing.assert_allclose(at_start, jnp.sin(jnp.pi * side), atol=1e-12)
+    on_left = trainer.model_fn(jnp.stack([jnp.zeros(5), side], 1))
+    np.testing.assert_allclose(on_left, 0, atol=1e-12)
+
+
+def test_laws_as_constraints():
+    """Fields w times an input of ones, fitted to twos: the squares of the misfit and of
+    the change of mass are least at w = 3/2; the constraint makes it one."""
+    x, found = jnp.ones((1, 4)), {}
+    for enforcement, more in {
+        "penalty": {},
+        "augmented_lagrangian": {"multiplier_frequency": 5, "weight_growth": 1.0},
+    }.items():
+        law = ConservationConfig(
+            laws=["mass"], reference="input", enforcement=enforcement, **more
+        )
+        trainer = Trainer(line(), config(conservation_config=law, num_epochs=120,
+                                         optimizer=optax.sgd(0.2)))  # fmt: skip
+        model, history = trainer.train((x, 2 * x), (x, 2 * x))
+        found[enforcement] = float(model.weight)
+    np.testing.assert_allclose(list(found.values()), [1.5, 1.0], atol=1e-5)
+    assert abs(history["drift/mass"][-1]) < 1e-5
+    # At the minimum of (w - 2)^2 + (w - 1)^2 + m (w - 1) the multiplier is two.
+    np.testing.assert_allclose(history["weight/excess/mass"][-1], 2.0, 1e-4)
+    # What has a sign is no part of what the run is judged by.
+    np.testing.assert_allclose(history["val_loss"][-1], 1.0, 1e-4)
+    for refused, message in (
+        (config(conservation_config=law, early_stopping=True), "needs `val_data`"),
+        (config(conservation_config=law), "contradicts the adaptive weighting"),
     ):
-        bad = BoundaryConfig(domain=opx.Interval(0.0, 2.0), **refused)
-        with pytest.raises(NotImplementedError, match="opifex.PDE"):
-            Trainer(line(), config(boundary_config=bad)).train((X, Y))
+        trainer = Trainer(line(), refused)
+        if "adaptive" in message:
+            weights = PhysicsLossConfig(adaptive_weighting=True)
+            trainer.set_physics_loss(PhysicsInformedLoss(config=weights))
+        with pytest.raises(ValueError, match=message):
+            trainer.train((x, 2 * x))
+    with pytest.raises(ValueError, match="inputs that are states"):
+        Trainer(Plane(), config(conservation_config=law)).train((X @ X[:2].T, Y))
+
+
+class Spring(eqx.Module):
+    """E = k |r|^2, so F = -2 k r."""
+
+    k: jax.Array = eqx.field(default_factory=lambda: jnp.asarray(0.5))
+
+    def __call__(self, positions):
+        return self.k * jnp.sum(positions**2, axis=(1, 2))[:, None]
+
+
+R = jr.normal(jr.key(3), (5, 3, 3)) / 8
+
+
+def springs(**quantum):
+    quantum = QuantumTrainingConfig(**{"force_weight": 3.0} | quantum)
+    tracked = MetricsTrackingConfig(metrics=["mse"])
+    return Trainer(
+        Spring(), config(quantum_config=quantum, num_epochs=1, optimizer=STILL,
+                         metrics_tracking_config=tracked)
+    )  # fmt: skip
+
+
+def test_energies_and_forces():
+    energies, forces = jnp.sum(R**2, (1, 2)), jnp.ones_like(R)
+    trainer = springs()
+    data = (R, (energies, forces))
+    _, history = trainer.train(data, data)
+    short, away = energies / 2, -R - 1
+    expected = {
+        "data": jnp.mean(short**2), "forces": 3 * jnp.mean(away**2),
+        "force_error": jnp.mean(jnp.abs(away)), "mse": jnp.mean(short**2),
+        "energy_error_kcal_mol": 627.5094740631 * jnp.mean(short),
+        "val_loss": jnp.mean(short**2) + 3 * jnp.mean(away**2),
+    }  # fmt: skip
+    for name, value in expected.items():
+        np.testing.assert_allclose(history[name], [value], 1e-12, err_msg=name)
+    assert trainer.validation_step(*data) == pytest.approx(expected["val_loss"])
+    with pytest.warns(UserWarning, match=r"`train_data\[1\]` differ by .* 27.2114 eV"):
+        trainer.train((R, (27.2 * energies, forces)), data)
+
+
+BAD_FORCES = {
+    "no pair": (lambda e, f: (R, e), TypeError, "pair `\\(energies, forces\\)`"),
+    "shape": (lambda e, f: (R, (e, f[:, :2])), ValueError, "of the shape of the pos"),
+    "energies": (lambda e, f: (R, (f, f)), ValueError, "one energy a row"),
+    "nuclei": (
+        lambda e, f: (R.at[2, 1].set(R[2, 0]), (e, f)), ValueError,
+        r"`train_data\[0\]` has two nuclei in one place, 0 and 1 of row 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_FORCES)
+def test_bad_energies_and_forces(case):
+    give, error, message = BAD_FORCES[case]
+    with pytest.raises(error, match=message.replace("\\\\", "\\")):
+        springs().train(give(jnp.sum(R**2, (1, 2)), R))
+    if case == "no pair":
+        # Nor does a physics loss, or a law about fields, go with forces.
+        trainer = springs()
+        trainer.set_physics_loss(PhysicsInformedLoss(lambda u, *x: u(jnp.stack(x))))
+        with pytest.raises(ValueError, match="knows no forces"):
+            trainer.train((R, (jnp.sum(R**2, (1, 2)), R)))
 
 
 def _decay(u, t):

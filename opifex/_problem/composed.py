@@ -1,12 +1,15 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._custom_types import Key, Terms
-from .base import AbstractProblem, Aux
+from .at_points import AtPoints
+from .base import AbstractProblem, Aux, mean_squares
 from .extra_terms import AbstractRowTerm, Seen
 from .physics_informed import PhysicsInformed
 from .supervised import batched, mse, Pairs, RowLoss, Supervised
@@ -37,6 +40,10 @@ class Composed(AbstractProblem[Any, dict[str, Any]]):
         number or one number a row.
     - `weights`: of the terms, by name; one, unless given. Those of an equation are its
         own.
+    - `conditions`: on the boundary of a domain, with their points; with `physics` they
+        are its own. The weights of `"boundary"` and `"initial"` hold for them too.
+    - `multiplied`: names of `rows` that are constraints: the means of their components,
+        which have signs, are terms too, for [`Multipliers`][] to weight.
     """
 
     loss: RowLoss = mse
@@ -46,6 +53,13 @@ class Composed(AbstractProblem[Any, dict[str, Any]]):
     rows: dict[str, AbstractRowTerm] = eqx.field(default_factory=dict)
     custom: dict[str, Callable] = eqx.field(default_factory=dict)
     weights: dict[str, float | int] = eqx.field(default_factory=dict)
+    conditions: AtPoints | None = None
+    multiplied: tuple[str, ...] = eqx.field(static=True, default=())
+
+    @property
+    def quiet(self) -> "Composed":
+        """The same without noise, changing nothing, and without what has a sign."""
+        return replace(self, apply=_Noiseless(self.predict), multiplied=())
 
     def terms(self, model, batch, key):
         if self.physics is None:
@@ -55,9 +69,9 @@ class Composed(AbstractProblem[Any, dict[str, Any]]):
             terms, aux = dict(terms), Aux(counts=dict(aux.counts))
             if self.rows:
                 more, _ = self._on_data(model, batch["data"], key)
-                terms |= {name: more[name] for name in self.rows}
+                terms |= {name: v for name, v in more.items() if name != "data"}
         terms |= self._custom(model, batch)
-        weighted = {n: self.weights.get(n, 1.0) * v for n, v in terms.items()}
+        weighted = {n: self._weight(n) * v for n, v in terms.items()}
         return weighted, aux
 
     def least_squares(self, model, batch, key):
@@ -73,20 +87,32 @@ class Composed(AbstractProblem[Any, dict[str, Any]]):
             residuals, weights = self.physics.least_squares(model, batch, key)
         else:
             for name, pairs in batch.items():
-                apply = self.apply if name == "data" else self._noiseless
+                apply = self.apply if name == "data" else _Noiseless(self.predict)
                 fit = Supervised(self.loss, apply)
                 misfit, valid = fit.least_squares(model, pairs, key)
                 residuals[name] = misfit["data"]
                 weights[name] = valid.get("data", 1.0)
-        weight = lambda name: self.weights.get(name, 1.0) * weights.get(name, 1.0)
+            if self.conditions is not None:
+                at = lambda point: self.predict(model, point[None])[0]
+                residuals |= self.conditions.residuals(at)
+        weight = lambda name: self._weight(name) * weights.get(name, 1.0)
         return residuals, {name: weight(name) for name in residuals}
+
+    def _weight(self, name: str) -> float | int:
+        own = self.weights.get(name, 1.0)
+        head = name.split("/")[0]
+        of_condition = self.conditions is not None and head in ("boundary", "initial")
+        return self.weights.get(head, own) if of_condition else own
 
     def _fitted(self, model, batch, key) -> tuple[Terms, Aux]:
         terms, aux = self._on_data(model, batch["data"], key)
-        of_values = Supervised(self.loss, self._noiseless)
+        of_values = Supervised(self.loss, _Noiseless(self.predict))
         for name, pairs in batch.items():
             if name != "data":
                 terms[name] = of_values.terms(model, pairs, key)[0]["data"]
+        if self.conditions is not None:
+            at = lambda point: self.predict(model, point[None])[0]
+            terms |= mean_squares(self.conditions.residuals(at))[0]
         return terms, aux
 
     def _on_data(self, model: Any, pairs: Pairs, key: Key) -> tuple[Terms, Aux]:
@@ -97,14 +123,13 @@ class Composed(AbstractProblem[Any, dict[str, Any]]):
             return lambda p, target: term(Seen(see, pairs.inputs, p, target))
 
         rows = {name: of_rows(term) for name, term in self.rows.items()}
-        apply = self.apply if self.physics is None else self._noiseless
+        for name in self.multiplied:
+            signed = of_rows(self.rows[name].components)  # type: ignore[attr-defined]
+            rows |= _columns(excess_of(name), signed, pairs.targets)
+        apply = self.apply if self.physics is None else _Noiseless(self.predict)
         fit = Supervised(self.loss, apply, rows)
         terms, aux = fit.terms(model, pairs, key)
         return terms | aux.metrics, Aux(aux.counts, {}, aux.model)
-
-    def _noiseless(self, model: Any, inputs: Any, key: Key) -> tuple[Any, Any]:
-        del key
-        return self.predict(model, inputs), model
 
     def _custom(self, model: Any, batch: dict[str, Any]) -> Terms:
         if not self.custom:
@@ -117,6 +142,28 @@ class Composed(AbstractProblem[Any, dict[str, Any]]):
             name: _mean(name, fn(see, inputs, targets), inputs.shape[0], pairs)
             for name, fn in self.custom.items()
         }
+
+
+class _Noiseless(eqx.Module):
+    predict: Predict
+
+    def __call__(self, model: Any, inputs: Any, key: Key) -> tuple[Any, Any]:
+        del key
+        return self.predict(model, inputs), model
+
+
+def excess_of(name: str) -> str:
+    """What the terms with a sign begin with, of the constraint of that name."""
+    return f"excess/{name.split('/')[-1]}"
+
+
+def _columns(name: str, signed: Callable, targets: Array) -> dict[str, RowLoss]:
+    """A function a component: its name, numbered if there are several."""
+    num = jax.eval_shape(signed, targets, targets).shape[1]
+    column = lambda i: lambda p, target: signed(p, target)[:, i]
+    if num == 1:
+        return {name: column(0)}
+    return {f"{name}/{i}": column(i) for i in range(num)}
 
 
 def _mean(name: str, value: Any, num_rows: int, pairs: Pairs | None) -> Array:

@@ -355,6 +355,11 @@ def data_at(
     return given
 
 
+def weighted(weight: float | int, residual: Array) -> Array:
+    """A residual whose mean square counts `weight` times."""
+    return residual if weight == 1 else math.sqrt(weight) * residual
+
+
 def check_condition(condition: AbstractCondition, value: Data) -> None:
     check_data("value", value)
     check_weight(condition.weight)

@@ -63,6 +63,8 @@ class Ansatz(eqx.Module):
     setting: Setting
     conditions: tuple[AbstractCondition, ...]
     harmonics: tuple[tuple[int, int], ...] = eqx.field(static=True)
+    scaled: bool = eqx.field(static=True, default=True)
+    """Whether the network is given coordinates that are scaled to `[-1, 1]`."""
 
     @property
     def features(self) -> int:
@@ -71,7 +73,10 @@ class Ansatz(eqx.Module):
         return plain + 2 * sum(count for _, count in self.harmonics)
 
     def __call__(self, network: Callable, point: Array) -> Array:
-        raw = jnp.atleast_1d(network(self.embed(point)))
+        return self.around(jnp.atleast_1d(network(self.embed(point))), point)
+
+    def around(self, raw: Array, point: Array) -> Float[Array, " fields"]:
+        """The fields, where the network gave `raw` for a point."""
         fields = self.setting.fields
         if raw.shape != (len(fields),):
             raise ValueError(
@@ -88,7 +93,8 @@ class Ansatz(eqx.Module):
         parts, harmonics = [], dict(self.harmonics)
         for i in range(domain.dim):
             if i not in harmonics:
-                parts.append(2 * share[i : i + 1] - 1)
+                own = 2 * share[i : i + 1] - 1 if self.scaled else point[i : i + 1]
+                parts.append(own)
                 continue
             waves = np.arange(1, harmonics[i] + 1, dtype=point.dtype)
             phase = 2 * np.pi * waves * share[i]
@@ -145,6 +151,8 @@ def make_ansatz(
     setting: Setting,
     conditions: Sequence[AbstractCondition],
     harmonics: int | tuple[tuple[str, int], ...],
+    *,
+    scaled: bool = True,
 ) -> Ansatz:
     """The formula for those of `conditions` that are exact."""
     exact = tuple(c for c in conditions if c.exact)
@@ -171,7 +179,7 @@ def make_ansatz(
                 "`exact` initial slopes need an exact initial value beside them: make "
                 "that condition exact too, or this one not."
             )
-    return Ansatz(setting, exact, counts)
+    return Ansatz(setting, exact, counts, scaled)
 
 
 def _start_of(domain: AbstractDomain) -> Array:

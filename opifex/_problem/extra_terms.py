@@ -59,7 +59,8 @@ INTEGRALS = {"mass": mass, "momentum": momentum, "energy": energy}
 
 
 class Drift(AbstractRowTerm):
-    """By how much an integral of the prediction differs from that of the target.
+    """By how much an integral of the prediction differs from that of the reference:
+    the target or, for an operator that evolves a state, the input.
 
     The integrals are sums over the points of a row, by `weights`; equal ones that sum
     to one, unless given.
@@ -69,14 +70,17 @@ class Drift(AbstractRowTerm):
     - `integral`: maps weights and fields to a vector.
     - `quantity`: or, instead, maps points `(points, dim)` and fields to numbers.
     - `weights`: of the quadrature.
+    - `of_input`: whether the reference is the input. Its first fields are the state.
     """
 
     integral: Callable | None = None
     quantity: Callable | None = None
     weights: tuple[float, ...] | None = eqx.field(static=True, default=None)
+    of_input: bool = eqx.field(static=True, default=False)
 
     def components(self, seen: Seen) -> Float[Array, "rows quantities"]:
-        now, then = (as_fields(x) for x in (seen.prediction, seen.target))
+        now = as_fields(seen.prediction)
+        then = _state_of(seen, now) if self.of_input else as_fields(seen.target)
         return self._of(seen, now) - self._of(seen, then)
 
     def __call__(self, seen: Seen) -> Float[Array, " rows"]:
@@ -101,6 +105,18 @@ class Drift(AbstractRowTerm):
                 f"points, got {len(self.weights)}."
             )
         return jnp.asarray(self.weights, fields.dtype)
+
+
+def _state_of(seen: Seen, now: Array) -> Array:
+    """The input as a state of the same fields as the prediction."""
+    then = as_fields(seen.inputs)
+    if then.shape[1] != now.shape[1] or then.shape[2] < now.shape[2]:
+        raise ValueError(
+            "`reference` = 'input' needs inputs that are states like the outputs, got "
+            f"inputs of shape {seen.inputs.shape} for outputs of shape "
+            f"{seen.prediction.shape}. Use 'target'."
+        )
+    return then[..., : now.shape[2]]
 
 
 class Asymmetry(AbstractRowTerm):
@@ -137,9 +153,13 @@ class Beyond(AbstractRowTerm):
     drift: Drift | Asymmetry
     tolerance: float | int = eqx.field(static=True, default=0.0)
 
+    def components(self, seen: Seen) -> Float[Array, "rows quantities"]:
+        """What goes beyond it, with its sign."""
+        drift = self.drift.components(seen)
+        return jnp.sign(drift) * jax.nn.relu(jnp.abs(drift) - self.tolerance)
+
     def __call__(self, seen: Seen) -> Float[Array, " rows"]:
-        excess = jax.nn.relu(jnp.abs(self.drift.components(seen)) - self.tolerance)
-        return jnp.sum(excess**2, axis=1)
+        return jnp.sum(self.components(seen) ** 2, axis=1)
 
 
 def coarsen(

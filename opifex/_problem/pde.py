@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from .conditions import (
     Periodic,
     pieces_of,
     Setting,
+    weighted,
 )
 from .conservation import Conserved
 from .exact import Constrained, make_ansatz
@@ -170,12 +170,12 @@ class PDE(AbstractResidualProblem):
                 points = _points(batch, condition.boundary)
                 residual = condition.residual(setting, network, points)
                 label = condition.label(self.equation.fields)
-                out[label] = _weighted(condition.weight, residual)
+                out[label] = weighted(condition.weight, residual)
         for data in self.measured:
-            out[data.name] = _weighted(data.weight, data.residual(setting, network))
+            out[data.name] = weighted(data.weight, data.residual(setting, network))
         for law in self.conserved:
             excess = law.residual(setting, network, _points(batch, "times")[:, 0])
-            out[f"times/{law.name}"] = _weighted(law.weight, excess)
+            out[f"times/{law.name}"] = weighted(law.weight, excess)
         return out
 
     def equations(
@@ -325,7 +325,3 @@ def _points(batch: dict[str, Array], name: str) -> Array:
             "`problem.domains`."
         )
     return batch[name]
-
-
-def _weighted(weight: float | int, residual: Array) -> Array:
-    return residual if weight == 1 else math.sqrt(weight) * residual

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from .._custom_types import Key
 from ..derivatives import Residual
+from .at_points import AtPoints
 from .base import AbstractResidualProblem
 from .supervised import Pairs
 
@@ -32,13 +33,15 @@ class PhysicsInformed(AbstractResidualProblem):
     - `constraints`: by name, functions of the values `(points, fields)` of the model at
         the interior points and of these points, that vanish where the constraint holds.
     - `batched`: whether the model maps `(n, dim)` to `(n, fields)`, and not one point.
-    - `weights`: by name, of the mean squares in the loss.
+    - `weights`: by name, of the mean squares in the loss; of all terms that begin so.
+    - `conditions`: on the boundary of a domain, with their points.
     """
 
     equation: Residual | Callable | None = None
     constraints: dict[str, Callable] = eqx.field(default_factory=dict)
     batched: bool = eqx.field(static=True, default=False)
     weights: dict[str, float | int] = eqx.field(static=True, default_factory=dict)
+    conditions: AtPoints | None = None
 
     def residuals(self, model, batch: dict[str, Any]):
         return self.stochastic_residuals(model, batch, jax.random.key(0))
@@ -55,6 +58,8 @@ class PhysicsInformed(AbstractResidualProblem):
         for name, pairs in batch.items():
             if name != "interior":
                 out[name] = _misfit(at, pairs)
+        if self.conditions is not None:
+            out |= self.conditions.residuals(at)
         scale = lambda name: self.weights.get(name.split("/")[0], 1.0) ** 0.5
         return {name: scale(name) * r for name, r in out.items()}
 

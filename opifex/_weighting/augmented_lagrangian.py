@@ -85,12 +85,24 @@ class AugmentedLagrangian(AbstractWeighting[_AugmentedLagrangianState]):
     def update(self, state, observed):
         def raised(name, multiplier):
             r = observed.residuals[name].astype(multiplier.dtype)
-            r = r if self.pointwise else jnp.mean(r)
-            return multiplier + (2 * state.mu).astype(multiplier.dtype) * r
+            return raised_by(multiplier, state.mu, r if self.pointwise else jnp.mean(r))
 
         new = _AugmentedLagrangianState(
-            jnp.minimum(self.beta * state.mu, self.max_mu),
+            grown(state.mu, self.beta, self.max_mu),
             {name: raised(name, x) for name, x in state.multipliers.items()},
         )
         begun = observed.step > 0
         return jtu.tree_map(lambda n, o: jnp.where(begun, n, o), new, state)
+
+
+def raised_by(
+    multiplier: Inexact[Array, "..."], mu: Scalar, r: Array
+) -> Inexact[Array, "..."]:
+    """The next multiplier of a constraint that left `r` over: the estimate to first
+    order at the minimum of `mu |r|^2 + multiplier r` (Bertsekas, 1982, chapter 2)."""
+    return multiplier + (2 * mu).astype(multiplier.dtype) * r
+
+
+def grown(mu: Scalar, beta: int | float, max_mu: int | float) -> Scalar:
+    """The next penalty."""
+    return jnp.minimum(beta * mu, max_mu)

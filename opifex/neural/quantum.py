@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._misc import check_count, unknown_name
+from .._problem.forces import check_nuclei
 from .base import StandardMLP
 
 
@@ -39,7 +40,8 @@ class QuantumMLP(nnx.Module):
     have the same energy, they do not, nor the rare pairs of structures of four and more
     neighbours that agree in all of that (Pozdnyakov et al.).
 
-    It is smooth wherever no two atoms coincide.
+    It is smooth wherever no two atoms coincide; where two do, there is no energy, and a
+    call outside `jax.jit` raises `ValueError`.
 
     ??? cite "References"
 
@@ -108,6 +110,7 @@ class QuantumMLP(nnx.Module):
                 f"`positions` must have the shape (batch, {self.n_atoms}, 3), got "
                 f"{positions.shape}. Write `positions[None]` for a single molecule."
             )
+        check_nuclei("positions", positions)
         inputs = jax.vmap(self._inputs)(positions)
         if self.symmetry != "permutation":
             return self.network(inputs)

@@ -1,5 +1,6 @@
 """What the documented trainers are given, checked before the first step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,8 +10,9 @@ import numpy as np
 from jaxtyping import Array
 
 from .._misc import check_finite
+from .._problem.forces import packed
 from .._problem.supervised import Pairs
-from .models import is_per_point, predict
+from .models import is_per_point, network_of, predict, predict_forces
 
 
 class Data(NamedTuple):
@@ -25,7 +27,9 @@ class Data(NamedTuple):
         return Pairs(self.inputs, self.targets)
 
 
-def checked_pair(name: str, given: Any, model: Any, *, points: bool) -> Data:
+def checked_pair(
+    name: str, given: Any, model: Any, *, points: bool, forces: bool = False
+) -> Data:
     """A pair of inputs and targets that the model can be trained on.
 
     **Arguments:**
@@ -34,6 +38,7 @@ def checked_pair(name: str, given: Any, model: Any, *, points: bool) -> Data:
     - `given`: the pair.
     - `model`: the pytree that is trained.
     - `points`: whether the targets may be missing, as for points of an equation.
+    - `forces`: whether the targets are pairs of energies and forces.
 
     **Raises:** `ValueError` or `TypeError` naming the argument.
     """
@@ -52,13 +57,17 @@ def checked_pair(name: str, given: Any, model: Any, *, points: bool) -> Data:
             )
         _answers(f"{name}[0]", model, inputs)
         return Data(inputs, None)
-    targets = _array(f"{name}[1]", given[1], floats=True)
+    if forces:
+        targets = _energies_and_forces(f"{name}[1]", given[1], inputs)
+    else:
+        targets = _array(f"{name}[1]", given[1], floats=True)
     if inputs.shape[0] != targets.shape[0]:
         raise ValueError(
             f"`{name}` must have as many inputs as targets, got shapes {inputs.shape} "
             f"and {targets.shape}."
         )
-    answers = _answers(f"{name}[0]", model, inputs)
+    see = predict_forces if forces else predict
+    answers = _answers(f"{name}[0]", model, inputs, see)
     if answers.shape == (*targets.shape, 1):
         targets = targets[..., None]
     if answers.shape != targets.shape:
@@ -67,6 +76,29 @@ def checked_pair(name: str, given: Any, model: Any, *, points: bool) -> Data:
             f"{answers.shape}, got {targets.shape}."
         )
     return Data(inputs, targets)
+
+
+def _energies_and_forces(name: str, given: Any, inputs: Array) -> Array:
+    """Both in one matrix."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise TypeError(
+            f"`{name}` must be a pair `(energies, forces)`, because "
+            "`quantum_config.force_weight` is given, got "
+            f"{type(given).__name__}. Give both, or leave `force_weight` out."
+        )
+    energies = _array(f"{name}[0]", given[0], floats=True)
+    forces = _array(f"{name}[1]", given[1], floats=True)
+    if forces.shape != inputs.shape or inputs.ndim != 3 or inputs.shape[-1] != 3:
+        raise ValueError(
+            f"`{name}[1]` must be forces of the shape of the positions `(rows, atoms, "
+            f"3)`, got {forces.shape} for positions of shape {inputs.shape}."
+        )
+    if energies.shape not in (inputs.shape[:1], (inputs.shape[0], 1)):
+        raise ValueError(
+            f"`{name}[0]` must be one energy a row, of shape {(inputs.shape[0], 1)}, "
+            f"got {energies.shape}."
+        )
+    return packed(energies, forces)
 
 
 def _array(name: str, given: Any, *, floats: bool) -> Array:
@@ -90,10 +122,12 @@ def _array(name: str, given: Any, *, floats: bool) -> Array:
     return array
 
 
-def _answers(name: str, model: Any, inputs: Array) -> jax.ShapeDtypeStruct:
+def _answers(
+    name: str, model: Any, inputs: Array, see: Callable = predict
+) -> jax.ShapeDtypeStruct:
     """The shape of what the model answers, without computing it."""
     try:
-        answers = eqx.filter_eval_shape(predict, model, inputs)
+        answers = eqx.filter_eval_shape(see, model, inputs)
     except Exception as error:
         raise ValueError(
             f"`model` cannot be applied to `{name}` of shape {inputs.shape} and dtype "
@@ -119,6 +153,6 @@ def _reason(error: Exception) -> str:
 
 
 def _hint(model: Any) -> str:
-    if is_per_point(model):
+    if is_per_point(network_of(model)):
         return ""
     return "; or, if `model` is written for one point, give it `per_point = True`"

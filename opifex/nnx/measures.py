@@ -48,14 +48,16 @@ class Metrics(eqx.Module):
     - `pairs`: the rows.
     - `errors`: functions of predictions and targets, by name.
     - `rows`: terms whose mean over the rows is reported, by name.
+    - `predict`: maps the model and inputs to the predictions.
     """
 
     pairs: Pairs
     errors: dict[str, Callable[[Array, Array], Array]]
     rows: dict[str, AbstractRowTerm]
+    predict: Callable[[Any, Any], Array] = predict
 
     def __call__(self, model: Any) -> dict[str, Array]:
-        see = lambda x: predict(model, x)
+        see = lambda x: self.predict(model, x)
         answer, target = see(self.pairs.inputs), self.pairs.targets
         found = {name: error(answer, target) for name, error in self.errors.items()}
         seen = Seen(see, self.pairs.inputs, answer, target)

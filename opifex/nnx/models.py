@@ -1,15 +1,19 @@
 """Every kind of model that the documented classes accept."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 from flax import nnx
 from jaxtyping import Array
 
+from .._misc import Frozen
+from .._problem.forces import WithForces
 from .._problem.supervised import batched, pointwise
 from ..neural import FNO, MLP
 from .bridge import NNXModel
@@ -37,6 +41,49 @@ def as_pytree(model: Any) -> Any:
     return model
 
 
+class Imposed(eqx.Module):
+    """A model inside the formula that meets exact conditions whatever it answers.
+
+    It maps a batch of points to the fields there; in evaluation mode, if called.
+
+    **Arguments:**
+
+    - `network`: the user's model, as a pytree.
+    - `ansatz`: the formula.
+    """
+
+    network: Any
+    ansatz: Frozen
+
+    def embed(self, points: Any) -> Array:
+        """What the network is given."""
+        domain = self.ansatz.value.setting.domain
+        if points.ndim != 2 or points.shape[1] != domain.dim:
+            raise ValueError(
+                f"`boundary_config.domain` is of dimension {domain.dim}, but the "
+                f"inputs have shape {points.shape}"
+            )
+        return jax.vmap(self.ansatz.value.embed)(points)
+
+    def around(self, raw: Array, points: Array) -> Array:
+        """The fields, where the network answered `raw`."""
+        return jax.vmap(self.ansatz.value.around)(raw, points)
+
+    def __call__(self, points: Array) -> Array:
+        return self.around(predict(self.network, self.embed(points)), points)
+
+
+def network_of(model: Any) -> Any:
+    """The user's own model, without the formula around it."""
+    return model.network if isinstance(model, Imposed) else model
+
+
+def real_dtype(model: Any) -> Any:
+    """The type of the real and imaginary parts of its parameters."""
+    arrays = [x for x in jtu.tree_leaves(model) if eqx.is_inexact_array(x)]
+    return jnp.finfo(arrays[0].dtype).dtype
+
+
 def is_per_point(model: Any) -> bool:
     """Whether a model answers one point at a time: the layers and networks of Equinox
     and of this library do, and models that say so by an attribute `per_point`."""
@@ -49,6 +96,8 @@ def apply_of(model: Any) -> Callable:
     """How a model is applied to a batch in training: see [`Supervised`][]."""
     if isinstance(model, NNXModel):
         return _updating
+    if isinstance(model, Imposed):
+        return _inside
     if _has_dropout(model):
         return _noisy_points if is_per_point(model) else _noisy_batch
     return pointwise if is_per_point(model) else batched
@@ -56,7 +105,7 @@ def apply_of(model: Any) -> Callable:
 
 def predict(model: Any, inputs: Any) -> Array:
     """What a model answers to a batch in evaluation mode, changing nothing."""
-    if isinstance(model, NNXModel):
+    if isinstance(model, NNXModel | Imposed):
         return model(inputs)
     model = eqx.nn.inference_mode(model)
     return jax.vmap(model)(inputs) if is_per_point(model) else model(inputs)
@@ -66,6 +115,17 @@ def noiseless(model: Any, inputs: Any, key: Any) -> tuple[Any, Any]:
     """[`predict`][], as [`Supervised`][] applies a model."""
     del key
     return predict(model, inputs), model
+
+
+def predict_forces(model: Any, positions: Any) -> Array:
+    """The energies that [`predict`][] gives, and the forces; see [`WithForces`][]."""
+    return WithForces(noiseless)(model, positions, None)[0]
+
+
+def _inside(model: Imposed, points: Any, key: Any) -> tuple[Any, Any]:
+    network = model.network
+    raw, network = apply_of(network)(network, model.embed(points), key)
+    return model.around(raw, points), replace(model, network=network)
 
 
 def _updating(model: NNXModel, inputs: Any, key: Any) -> tuple[Any, Any]:

@@ -9,9 +9,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .._problem.at_points import AtPoints
 from .._problem.base import AbstractProblem
 from .._problem.composed import Composed
 from .._problem.extra_terms import AbstractRowTerm
+from .._problem.forces import OfEnergies, WithForces
 from .._problem.physics_informed import PhysicsInformed
 from .._problem.supervised import RowLoss
 from .._recipe import Recipe
@@ -19,6 +21,7 @@ from .._recovery.base import AbstractRecovery
 from .._sampler.minibatch import Minibatch
 from .._validation import training_loss, Validation
 from .._weighting.base import AbstractWeighting
+from .._weighting.static import Static
 from ..core.physics.losses import PhysicsInformedLoss
 from ..core.training.config import TrainingConfig
 from ..core.training.physics_configs import METRICS
@@ -26,10 +29,21 @@ from .batches import Batches
 from .chunk import Epochs, Measure, measured_loss
 from .data import Data
 from .measures import ERRORS, HeldOutLoss, Metrics, Residual
-from .models import apply_of, is_per_point, noiseless, predict
-from .terms.conservation import conservation_drifts, conservation_terms
+from .models import (
+    apply_of,
+    is_per_point,
+    noiseless,
+    predict,
+    predict_forces,
+    real_dtype,
+)
+from .terms.conservation import (
+    conservation_drifts,
+    conservation_terms,
+    multipliers,
+)
 from .terms.multiscale import multiscale_terms
-from .terms.quantum import quantum_metrics
+from .terms.quantum import force_terms, has_forces, quantum_metrics
 
 
 # Chunks are that long at most, so that an interrupt is soon heard; and there are that
@@ -52,9 +66,20 @@ class Given:
     row_loss: RowLoss
     physics: PhysicsInformedLoss | None
     custom: dict[str, Callable]
-    weighting: AbstractWeighting
     recovery: AbstractRecovery
     listens: bool  # whether somebody wants to be called after every epoch
+    conditions: AtPoints | None = None  # on a boundary, those that are not exact
+
+    @property
+    def forces(self) -> bool:
+        """Whether targets are pairs of energies and forces."""
+        return has_forces(self.config.quantum_config)
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether conservation laws have multipliers."""
+        conserved = self.config.conservation_config
+        return conserved is not None and conserved.multiplies
 
 
 @dataclass(frozen=True)
@@ -109,13 +134,13 @@ def make_plan(
         make_optimizer(config.num_epochs * len(sizes)),
         sampler,
         given.recovery,
-        given.weighting,
+        _weighting(given, len(sizes)),
         steps=epochs * len(sizes),
     )
     last = jnp.asarray(config.num_epochs, jnp.int32)
     chunk = Epochs(recipe, epochs, last, measures)
     names = [n for m, _ in measures for n in eqx.filter_eval_shape(m, model)]
-    validation = _validation(config, sets, epochs)
+    validation = _validation(given, sets, epochs)
     return Plan(chunk, validation, sizes, tuple(names))
 
 
@@ -139,10 +164,18 @@ def make_problem(given: Given, sets: Sets, model: Any) -> AbstractProblem:
             "`None`. Give targets, or leave `conservation_config` and "
             "`multiscale_config` out."
         )
+    lawful = tuple(name for name in rows if name.startswith("conservation/"))
+    lawful = lawful if given.multiplies else ()
     if given.physics is None:
-        weights |= _weights_of_parts(given)
         return Composed(
-            given.row_loss, apply_of(model), predict, None, rows, given.custom, weights
+            loss=OfEnergies(given.row_loss) if given.forces else given.row_loss,
+            apply=WithForces(apply_of(model)) if given.forces else apply_of(model),
+            predict=predict_forces if given.forces else predict,
+            rows=rows,
+            custom=given.custom,
+            weights=weights | _weights_of_parts(given),
+            conditions=_in_type_of(model, given.conditions),
+            multiplied=lawful,
         )
     physics = _physics(given, model)
     if config.loss.loss_type != "mse":
@@ -151,7 +184,7 @@ def make_problem(given: Given, sets: Sets, model: Any) -> AbstractProblem:
             "physics loss, which measures misfits by their mean square. Leave it out."
         )
     if physics.equation is None and not physics.constraints:
-        if not has_targets and not sets.known:
+        if not has_targets and not sets.known and physics.conditions is None:
             raise ValueError(
                 "The physics loss has no equation, and `train_data[1]` is `None`: "
                 "there is nothing to train on. Give `pde_residual`, or targets."
@@ -165,11 +198,40 @@ def make_problem(given: Given, sets: Sets, model: Any) -> AbstractProblem:
         rows=rows,
         custom=given.custom,
         weights=weights,
+        multiplied=lawful,
     )
 
 
+def _weighting(given: Given, steps_per_epoch: int) -> AbstractWeighting:
+    """How the terms are weighted during training."""
+    found = Static() if given.physics is None else given.physics.weighting
+    if not given.multiplies:
+        return found
+    if not isinstance(found, Static):
+        raise ValueError(
+            "`conservation_config.enforcement` = 'augmented_lagrangian' contradicts "
+            "the adaptive weighting of the physics loss: both set the weights. Use "
+            "'penalty', or `adaptive_weighting=False`."
+        )
+    assert given.config.conservation_config is not None
+    return multipliers(given.config.conservation_config, steps_per_epoch)
+
+
 def _rows(given: Given) -> tuple[dict[str, AbstractRowTerm], dict[str, float | int]]:
-    config, terms, weights = given.config, {}, {}
+    config = given.config
+    terms, weights = force_terms(config.quantum_config, given.row_loss)
+    others = ("conservation_config", "multiscale_config")
+    for name in (name for name in others if getattr(config, name) is not None):
+        if given.forces:
+            raise ValueError(
+                f"`{name}` contradicts `quantum_config.force_weight`: energies and "
+                "forces are no fields. Leave one of the two out."
+            )
+    if given.forces and given.physics is not None:
+        raise ValueError(
+            "`quantum_config.force_weight` contradicts the physics loss, which knows "
+            "no forces. Leave one of the two out."
+        )
     if config.conservation_config is not None:
         more, heavy = conservation_terms(config.conservation_config)
         terms, weights = terms | more, weights | heavy
@@ -204,7 +266,24 @@ def _physics(given: Given, model: Any) -> PhysicsInformed:
                 f"{weights[part]!r}. Say it in one of the two."
             )
         weights[part] = own
-    return replace(problem, batched=not is_per_point(model), weights=weights)
+    conditions = problem.conditions
+    if given.conditions is not None:
+        if conditions is not None:
+            raise ValueError(
+                "`boundary_config.conditions` and the conditions of the physics loss "
+                "say the same thing twice. Give one of the two."
+            )
+        conditions = given.conditions
+    return replace(
+        problem,
+        batched=not is_per_point(model),
+        weights=weights,
+        conditions=_in_type_of(model, conditions),
+    )
+
+
+def _in_type_of(model: Any, conditions: AtPoints | None) -> AtPoints | None:
+    return None if conditions is None else conditions.astype(real_dtype(model))
 
 
 def _sampler(
@@ -250,14 +329,18 @@ def _measures(
                 f"The metrics {sorted([*errors, *rows])} compare with targets, and "
                 "there are none. Give `val_data` with targets."
             )
-        found.append((Metrics(sets.judged.pairs, errors, rows), every))
+        see = predict
+        if given.forces:
+            see = predict_forces
+            errors = {name: OfEnergies(error) for name, error in errors.items()}
+        found.append((Metrics(sets.judged.pairs, errors, rows, see), every))
     if "physics_residual" in wanted:
         if given.physics is None or given.physics.problem.equation is None:
             raise ValueError(
                 "`metrics_tracking_config` asks for 'physics_residual', and there is "
                 "no equation. Call `set_physics_loss`, or leave it out."
             )
-        unweighted = replace(_physics(given, model), weights={})
+        unweighted = replace(_physics(given, model), weights={}, conditions=None)
         found.append((Residual(unweighted, sets.judged.inputs), every))
     return tuple(found)
 
@@ -267,8 +350,7 @@ def _held_out(sets: Sets, problem: AbstractProblem) -> Measure:
     assert sets.val is not None
     inputs, targets = sets.val
     if isinstance(problem, Composed) and problem.physics is None:
-        problem = replace(problem, apply=noiseless)
-        return HeldOutLoss(problem, {"data": sets.val.pairs})
+        return HeldOutLoss(problem.quiet, {"data": sets.val.pairs})
     physics = problem.physics if isinstance(problem, Composed) else problem
     if targets is None:
         return HeldOutLoss(physics, {"interior": inputs})  # type: ignore[arg-type]
@@ -294,14 +376,21 @@ def _epochs_per_chunk(
     return max(d for d in range(1, min(span, most) + 1) if span % d == 0)
 
 
-def _validation(config: TrainingConfig, sets: Sets, epochs: int) -> Validation | None:
+def _validation(given: Given, sets: Sets, epochs: int) -> Validation | None:
     """By which number the run is judged.
 
     It is looked at after every chunk, and is NaN after those that did not measure it;
     so the patience, which counts validations, has to be told in chunks.
     """
+    config = given.config
     if sets.val is None and not config.early_stopping:
         return None
+    if sets.val is None and given.multiplies:
+        raise ValueError(
+            "`early_stopping` needs `val_data` beside `enforcement` = "
+            "'augmented_lagrangian': with multipliers in it the training loss is no "
+            "measure."
+        )
     patience = math.inf
     if config.early_stopping:
         patience = config.patience * max(config.validation_frequency // epochs, 1)

@@ -15,7 +15,6 @@ from .._recovery.base import recover
 from .._sampler.minibatch import Minibatch
 from .._state import StepInfo, TrainingState
 from .._step import train_step
-from .models import noiseless
 from .plan import Sets
 
 
@@ -39,7 +38,7 @@ def one_step(
 def loss_of(problem: AbstractProblem, model: Any, batch: Any) -> Array:
     """The loss on a batch in evaluation mode."""
     if isinstance(problem, Composed):
-        problem = eqx.tree_at(lambda p: p.apply, problem, noiseless)
+        problem = problem.quiet
     terms, _ = problem.terms(model, batch, jax.random.key(0))
     return jnp.sum(jnp.stack(list(terms.values())))
 

@@ -10,16 +10,20 @@ import jax.random as jr
 from flax import nnx
 from jaxtyping import Array
 
+from .._misc import Frozen
+from .._problem.at_points import as_type
+from .._problem.forces import check_hartree, check_nuclei
 from .._state import TrainingState
 from .._step import init
-from .._weighting.static import Static
 from ..core.physics.losses import PhysicsInformedLoss
 from ..core.training.config import TrainingConfig
-from .data import checked_pair
+from .data import checked_pair, Data
+from .models import as_pytree, Imposed, real_dtype
 from .parts import Parts
 from .plan import Given, make_plan, Plan, Sets
 from .steps import no_data
-from .terms.boundary import boundary_values
+from .terms.boundary import exact_conditions, soft_conditions
+from .terms.quantum import has_forces
 
 
 _RESERVED = {
@@ -47,6 +51,8 @@ class Task:
         self.key = key_of(config, rngs)
         self.listens = False  # whether somebody wants to be called after every epoch
         self.sets: Sets | None = None
+        self._ansatz = exact_conditions(config.boundary_config)
+        self._soft = soft_conditions(config.boundary_config, self.key)
         self._row_loss = config.loss.row_loss
         self._physics: PhysicsInformedLoss | None = None
         self._custom: dict[str, Callable] = {}
@@ -84,16 +90,11 @@ class Task:
         points = self._physics is not None
         problem = None if self._physics is None else self._physics.problem
         judged = problem is not None and problem.equation is not None
-        check = lambda name, pair, points: checked_pair(
-            name, pair, model, points=points
-        )
-        data = check("train_data", train, points)
-        known = known | self._boundary(known["boundary"], data.inputs.dtype)
         self.sets = Sets(
-            data,
-            None if val is None else check("val_data", val, judged),
+            self._checked("train_data", train, model, points),
+            None if val is None else self._checked("val_data", val, model, judged),
             {
-                name: check(f"{name}_data", pair, False)
+                name: checked_pair(f"{name}_data", pair, model, points=False)
                 for name, pair in known.items()
                 if pair is not None
             },
@@ -101,18 +102,25 @@ class Task:
         self._plan = None
         return self.plan(model)
 
-    def _boundary(self, given: Any, dtype: Any) -> dict[str, Any]:
-        """The points and values that the configuration of the boundary stands for."""
-        config = self.config.boundary_config
-        found = None if config is None else boundary_values(config, self.key)
-        if found is None:
-            return {}
-        if given is not None:
-            raise ValueError(
-                "`boundary_data` contradicts `boundary_config.conditions`. Give one of "
-                "the two."
-            )
-        return {"boundary": tuple(x.astype(dtype) for x in found)}
+    def _checked(self, name: str, pair: Any, model: Any, points: bool) -> Data:
+        quantum = self.config.quantum_config
+        forces = has_forces(quantum)
+        data = checked_pair(name, pair, model, points=points, forces=forces)
+        shape = data.inputs.shape
+        if quantum is not None and len(shape) == 3 and shape[-1] == 3:
+            check_nuclei(f"{name}[0]", data.inputs)
+            if data.targets is not None:
+                energies = data.targets.reshape(shape[0], -1)[:, :1]
+                check_hartree(f"{name}[1]", energies, shape[1])
+        return data
+
+    def pytree(self, model: Any) -> Any:
+        """What is trained in place of the user's model: the same, or with exact
+        conditions the formula around it."""
+        plain = as_pytree(model)
+        if self._ansatz is None:
+            return plain
+        return Imposed(plain, Frozen(as_type(self._ansatz, real_dtype(plain))))
 
     def plan(self, model: Any) -> Plan:
         """That for the data at hand."""
@@ -122,13 +130,14 @@ class Task:
                 "no data. Call `resume(train_data, ...)`."
             )
         if self._plan is None:
-            self._plan = make_plan(self._given(), self.sets, model, self.optimizer)
+            given = self._given()
+            self._plan = make_plan(given, self.sets, model, self.optimizer)
         return self._plan
 
     def step_plan(self, model: Any, x: Any, y: Any) -> tuple[Plan, Sets]:
         """That for a single batch, with the values that are known besides."""
         points = self._physics is not None
-        data = checked_pair("(x, y)", (x, y), model, points=points)
+        data = self._checked("(x, y)", (x, y), model, points)
         sets = Sets(data, None, {} if self.sets is None else self.sets.known)
         kind = y is None, tuple(sets.known)
         if kind not in self._step_plans:
@@ -140,9 +149,11 @@ class Task:
         """A state of the right structure, for what is read to be put in."""
         if self.sets is not None:
             return self.plan(model).recipe.init(model, key=self.key)
-        if self._physics is not None and self._physics.config.adaptive_weighting:
+        given = self._given()
+        adaptive = given.physics is not None and given.physics.config.adaptive_weighting
+        if adaptive or given.multiplies:
             raise ValueError(
-                "Adaptive weights are kept by the terms of the loss, which follow from "
+                "Weights that adapt belong to the terms of the loss, which follow from "
                 "the data. Call `resume(train_data, ...)`."
             )
         optim, recovery = self.optimizer(self.config.num_epochs), self.parts.recovery
@@ -162,9 +173,9 @@ class Task:
             self._row_loss,
             self._physics,
             dict(self._custom),
-            Static() if self._physics is None else self._physics.weighting,
             self.parts.recovery,
             self.listens,
+            self._soft,
         )
 
 

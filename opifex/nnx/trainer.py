@@ -19,7 +19,7 @@ from . import stores
 from .bridge import NNXModel
 from .history import EpochLog
 from .logs import Logs
-from .models import as_pytree
+from .models import network_of, predict
 from .parts import Parts
 from .plan import Plan
 from .recorder import Recorder, Run
@@ -57,11 +57,11 @@ class AbstractTrainer(abc.ABC):
             raise TypeError(
                 f"`config` must be a `TrainingConfig`, got {type(config).__name__}."
             )
-        as_pytree(model)
+        self._task = Task(config, parts, rngs)
+        self._task.pytree(model)
         self.model = model
         self.config = config
         self.history = {}
-        self._task = Task(config, parts, rngs)
         self._hooks: dict[str, list[Callable]] = {point: [] for point in HOOKS}
         self._state: TrainingState | None = None
         self._run: Run | None = None
@@ -161,9 +161,9 @@ class AbstractTrainer(abc.ABC):
         )
 
     def _prepared(self) -> Any:
-        """The model as a pytree."""
+        """What is trained, as a pytree."""
         self._task.listens = bool(self._all_listeners())
-        return as_pytree(self.model)
+        return self._task.pytree(self.model)
 
     def _go(self, plan: Plan, state: TrainingState) -> tuple[Any, History]:
         epochs = max(self.config.num_epochs - int(state.progress.epoch), 0)
@@ -249,8 +249,9 @@ class AbstractTrainer(abc.ABC):
 
     def _live(self, state: TrainingState) -> StateView:
         """The state in the middle of a run; the user's module has its parameters."""
-        if isinstance(state.model, NNXModel):
-            state.model.write_to(self.model)
+        network = network_of(state.model)
+        if isinstance(network, NNXModel):
+            network.write_to(self.model)
         return self._view(state)
 
     def _call(self, point: str) -> None:
@@ -260,10 +261,11 @@ class AbstractTrainer(abc.ABC):
     def _adopt(self, state: TrainingState) -> None:
         """Gives the user's model the parameters of `state`."""
         self._state = state
-        if isinstance(state.model, NNXModel):
-            state.model.write_to(self.model)
+        network = network_of(state.model)
+        if isinstance(network, NNXModel):
+            network.write_to(self.model)
         else:
-            self.model = state.model
+            self.model = network
 
     def _remember(self, seconds: float, result: str) -> None:
         assert self._run is not None and self._state is not None
@@ -283,7 +285,7 @@ class AbstractTrainer(abc.ABC):
 
     def training_step(self, x: Any, y: Any = None) -> float:
         """One step of the optimizer on a batch; the loss before it."""
-        model = as_pytree(self.model)
+        model = self._task.pytree(self.model)
         plan, sets = self._task.step_plan(model, x, y)
         if self._state is None:
             self._state = plan.recipe.init(model, key=self._task.key)
@@ -300,12 +302,21 @@ class AbstractTrainer(abc.ABC):
 
     def validation_step(self, x: Any, y: Any = None) -> float:
         """The loss on a batch, in evaluation mode; nothing changes."""
-        model = as_pytree(self.model)
+        model = self._task.pytree(self.model)
         plan, sets = self._task.step_plan(model, x, y)
         batch = whole_batch(sets, plan.interior)
         return float(loss_of(plan.recipe.problem, model, batch))
 
     # States and checkpoints.
+
+    @property
+    def model_fn(self) -> Callable[[Any], Any]:
+        """The function of a batch that is trained, in evaluation mode, as it is now.
+
+        It is `model`, unless conditions are exact: then it is the formula around
+        `model` that satisfies them.
+        """
+        return eqx.Partial(predict, self._task.pytree(self.model))
 
     @property
     def training_state(self) -> StateView:
@@ -315,7 +326,7 @@ class AbstractTrainer(abc.ABC):
     def _view(self, state: TrainingState | None) -> StateView:
         model, run = self.model, self._run
         if state is not None and not isinstance(state.model, NNXModel):
-            model = state.model
+            model = state.model  # with exact conditions, the formula around the network
         if run is None:
             return StateView(state, model)
         return StateView(state, model, run.terms, run.latest, run.faults or None)
@@ -345,6 +356,6 @@ class AbstractTrainer(abc.ABC):
         """
         like = self._state
         if like is None:
-            like = self._task.blank(as_pytree(self.model))
+            like = self._task.blank(self._task.pytree(self.model))
         self._adopt(stores.restore(self.config, like, step))
         return self.training_state

@@ -1,7 +1,6 @@
 """The documented door to physics-informed losses."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._custom_types import Key, Scalar, Terms
-from ..._misc import unknown_name
+from ..._misc import check_number, unknown_name
+from ..._problem.at_points import at_points, setting_of
+from ..._problem.conditions import AbstractCondition, Setting
+from ..._problem.conservation import Conserved
 from ..._problem.pde import PDE
 from ..._problem.physics_informed import PhysicsInformed
 from ..._problem.supervised import Pairs
@@ -23,6 +25,7 @@ from ..._weighting.relobralo import ReLoBRaLo
 from ..._weighting.soft_adapt import SoftAdapt
 from ..._weighting.static import Static
 from ...derivatives import Residual
+from ...geometry.base import AbstractDomain
 from ...zoo import BENCHMARKS, make_benchmark
 from .._strict import strict
 from .constraints import CONSTRAINTS
@@ -72,9 +75,7 @@ class PhysicsLossConfig:
 
     def __post_init__(self):
         for name in _PARTS:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"`{name}` must not be negative, got {value!r}.")
+            check_number(name, getattr(self, name), 0)
         if self.weighting not in WEIGHTINGS:
             raise ValueError(unknown_name("weighting", self.weighting, WEIGHTINGS))
 
@@ -100,6 +101,14 @@ class PhysicsInformedLoss:
         ...), or functions of the values `(points, fields)` at the interior points and
         of these points, by name.
     - `batched`: whether models map `(n, dim)` to `(n, fields)`; else one point.
+    - `domain`: the geometry that the next two are about; with time, it is `space *
+        Interval(t0, t1)`.
+    - `conditions`: on its boundary, such as `NeumannBC("left", 0.0)`: each is a term of
+        the loss, at `num_points` points that are drawn once, by `key`. They are
+        weighted as boundary and initial values are. Exact ones are for
+        [`BoundaryConfig`][].
+    - `conserved`: laws, from `opifex.Conserved`, `opifex.mass` and the like, with
+        weights of their own.
 
     **Attributes:**
 
@@ -118,11 +127,28 @@ class PhysicsInformedLoss:
         config: PhysicsLossConfig = PhysicsLossConfig(),
         constraints: Sequence[str] | Mapping[str, Callable] = (),
         batched: bool = True,
+        domain: AbstractDomain | None = None,
+        conditions: Sequence[AbstractCondition] = (),
+        conserved: Sequence[Conserved] = (),
+        num_points: int = 64,
+        key: Key | None = None,
     ):
         self.config = config
         weights = {term: getattr(config, name) for name, term in _PARTS.items()}
+        equation = _equation(pde_residual)
+        known = None
+        if domain is not None or conditions or conserved:
+            setting = _setting(domain, conditions, conserved, equation)
+            draw = jax.random.key(0) if key is None else key
+            known = at_points(
+                setting,
+                conditions,
+                conserved=conserved,
+                num_points=num_points,
+                key=draw,
+            )
         self.problem = PhysicsInformed(
-            _equation(pde_residual), _constraints(constraints), batched, weights
+            equation, _constraints(constraints), batched, weights, known
         )
         adaptive = config.adaptive_weighting
         self.weighting = WEIGHTINGS[config.weighting]() if adaptive else Static()
@@ -176,6 +202,35 @@ def _equation(given: Residual | Callable | str | None) -> Residual | Callable | 
     problem = make_benchmark(given).problem
     assert isinstance(problem, PDE)
     return problem.equation
+
+
+def _setting(
+    domain: AbstractDomain | None,
+    conditions: Sequence[AbstractCondition],
+    conserved: Sequence[Conserved],
+    equation: Any,
+) -> Setting:
+    """What the conditions and laws are a part of, in the words of the equation."""
+    if domain is None:
+        raise ValueError(
+            "`conditions` and `conserved` need the geometry. Give `domain`."
+        )
+    if not conditions and not conserved:
+        raise ValueError(
+            "`domain` has nothing to go with. Give `conditions` or `conserved`."
+        )
+    for condition in conditions:
+        if condition.exact:
+            raise ValueError(
+                f"The condition on {condition.boundary!r} is exact, so it is no term "
+                "of a loss. Give it to `BoundaryConfig`, or drop `exact=True`."
+            )
+    spoken = [equation] if isinstance(equation, Residual) else []
+    spoken += [law.density for law in conserved]
+    if not spoken:
+        return setting_of(domain, conditions)
+    words = {"fields": spoken[0].fields, "coords": spoken[0].coords}
+    return setting_of(domain, conditions, **words)
 
 
 def _constraints(given: Sequence[str] | Mapping[str, Callable]) -> dict[str, Callable]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..._misc import check_count, check_number, unknown_name
-from ..._problem.conditions import AbstractCondition
+from ..._problem.conditions import AbstractCondition, Dirichlet, Initial
 from ...geometry.base import AbstractDomain
 from .._checks import change, check_callable, check_flag, check_names
 from .._strict import strict
@@ -30,6 +30,7 @@ def __dir__():
 
 
 LAWS = ("mass", "momentum", "energy", "symmetry")
+REFERENCES = ("target", "input")
 ENFORCEMENTS = ("penalty", "augmented_lagrangian")
 
 
@@ -55,7 +56,14 @@ class ConservationConfig:
     - `quantities`: by name, functions of the points `(points, dim)` and the fields
         `(points, fields)` that give what is conserved. One of the name of a built-in
         law replaces it.
-    - `enforcement`: `"penalty"`, or `"augmented_lagrangian"`.
+    - `reference`: what a quantity should be that of: the `"target"`, or the `"input"`,
+        for an operator that evolves a state.
+    - `enforcement`: `"penalty"`, or `"augmented_lagrangian"`: then `weight` is that to
+        begin with, and a multiplier for the mean of each quantity is added, so that
+        this mean comes to be conserved whatever else is in the loss.
+    - `multiplier_frequency`: how many epochs lie between two updates of the multipliers
+        (10), at each of which the weight grows `weight_growth` times (2), to at most
+        `max_weight` (1e4 times `weight`).
     - `symmetry_of_points`, `symmetry_of_fields`: what the symmetry makes of points
         and of fields; a reflection that leaves the fields what they are, unless given.
     - `quadrature_weights`: of the points of a sample, for the integrals; equal weights
@@ -69,7 +77,11 @@ class ConservationConfig:
     symmetry_tolerance: int | float = 0.0
     weight: int | float = 1.0
     quantities: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    reference: str = "target"
     enforcement: str = "penalty"
+    multiplier_frequency: int | None = None
+    weight_growth: int | float | None = None
+    max_weight: int | float | None = None
     symmetry_of_points: Callable = _reflected
     symmetry_of_fields: Callable = _unchanged
     quadrature_weights: Sequence[int | float] | None = None
@@ -84,7 +96,9 @@ class ConservationConfig:
         for name, quantity in self.quantities.items():
             check_callable(f"quantities[{name!r}]", quantity)
         check_number("weight", self.weight, 0)
+        check_names("reference", [self.reference], REFERENCES)
         check_names("enforcement", [self.enforcement], ENFORCEMENTS)
+        self._check_multipliers()
         for name in ("symmetry_of_points", "symmetry_of_fields"):
             check_callable(name, getattr(self, name))
         weights = self.quadrature_weights
@@ -94,6 +108,31 @@ class ConservationConfig:
                 check_number(f"quadrature_weights[{i}]", w, 0)
         quantities = dict(self.quantities)
         change(self, laws=laws, quantities=quantities, quadrature_weights=weights)
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether there are multipliers."""
+        return self.enforcement == "augmented_lagrangian"
+
+    def _check_multipliers(self) -> None:
+        settings = "multiplier_frequency", "weight_growth", "max_weight"
+        if self.multiplies:
+            check_number("weight", self.weight, 0, open_low=True)
+            defaults = 10, 2.0, 1e4 * self.weight
+            for name, default in zip(settings, defaults, strict=True):
+                if getattr(self, name) is None:
+                    change(self, **{name: default})
+            check_count(settings[0], self.multiplier_frequency)
+            check_number(settings[1], self.weight_growth, 1)
+            check_number(settings[2], self.max_weight, self.weight)
+            return
+        for name in settings:
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"`{name}` = {getattr(self, name)!r} has no meaning for "
+                    f"`enforcement` = {self.enforcement!r}. Leave it out, or choose "
+                    "'augmented_lagrangian'."
+                )
 
     def _check_tolerance(self, law: str, laws: Sequence[str]) -> None:
         name = f"{law}_tolerance"
@@ -158,25 +197,38 @@ class MultiScaleConfig:
 class BoundaryConfig:
     """How boundary values are imposed.
 
+    Conditions that are not exact are a term of the loss each, called
+    `"boundary/left/u"` and the like, or `"initial/u"`.
+
+    With exact conditions it is not the user's model that satisfies them, but the
+    formula around it that is trained, see [`Constrained`][]: `trainer.model_fn`.
+
     **Arguments:**
 
     - `weight`: of their misfit in the loss; that of [`LossConfig`][], unless given.
-    - `enforce`: whether Dirichlet values hold exactly, through a transform of the
-        model by distance functions. It needs the next two.
-    - `domain`: the geometry.
+    - `enforce`: whether Dirichlet values, and those at the first time, hold exactly,
+        through a transform of the model by distance functions. It needs the next two.
+        (Others are made exact by themselves, `PeriodicBC(..., exact=True)`.)
+    - `domain`: the geometry. With time, it is `space * Interval(t0, t1)`.
     - `conditions`: such as `DirichletBC(boundary="left", value=0.0)`.
+    - `fields`: the names of the model's outputs, by which conditions tell them apart.
+    - `num_points`: at how many points each is asked for, if it is not exact.
     """
 
     weight: int | float | None = None
     enforce: bool = False
     domain: AbstractDomain | None = None
     conditions: Sequence[AbstractCondition] = ()
+    fields: Sequence[str] = ("u",)
+    num_points: int = 64
 
     def __post_init__(self):
         if self.weight is not None:
             check_number("weight", self.weight, 0)
         check_flag("enforce", self.enforce)
-        change(self, conditions=tuple(self.conditions))
+        check_names("fields", self.fields, self.fields)
+        check_count("num_points", self.num_points)
+        change(self, conditions=tuple(self.conditions), fields=tuple(self.fields))
         if self.enforce and (self.domain is None or not self.conditions):
             raise ValueError(
                 "`enforce` = True needs the geometry: distances to a boundary that is "
@@ -191,6 +243,20 @@ class BoundaryConfig:
             known = (*self.domain.boundaries, "boundary") if self.domain else ()
             if condition.boundary not in known:
                 raise ValueError(unknown_name("boundary", condition.boundary, known))
+        if self.enforce:
+            self._enforce()
+
+    def _enforce(self) -> None:
+        can = lambda condition: isinstance(condition, Dirichlet | Initial)
+        if not any(map(can, self.conditions)):
+            kinds = sorted({type(c).__name__ for c in self.conditions})
+            raise ValueError(
+                f"`enforce` = True has nothing to enforce: of {kinds} none is a value "
+                "on the boundary or at the start. Give a `DirichletBC`, or leave "
+                "`enforce` out."
+            )
+        exact = lambda c: dataclasses.replace(c, exact=True) if can(c) else c
+        change(self, conditions=tuple(map(exact, self.conditions)))
 
 
 @strict
@@ -201,11 +267,18 @@ class QuantumTrainingConfig:
     **Arguments:**
 
     - `chemical_accuracy_target`: in kcal/mol: which error counts as accurate.
+    - `force_weight`: of the misfit to forces in the loss. With it targets are pairs
+        `(energies, forces)`, the latter in hartree/bohr, of the shape of the positions
+        `(rows, atoms, 3)`; the model gives energies, and forces are minus their
+        derivative.
     """
 
     chemical_accuracy_target: int | float = 1.0
+    force_weight: int | float | None = None
 
     def __post_init__(self):
+        if self.force_weight is not None:
+            check_number("force_weight", self.force_weight, 0, open_low=True)
         check_number(
             "chemical_accuracy_target", self.chemical_accuracy_target, 0, open_low=True
         )

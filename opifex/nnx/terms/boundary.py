@@ -1,39 +1,33 @@
-import jax.numpy as jnp
-import jax.random as jr
-from jaxtyping import Array
+import equinox as eqx
 
 from ..._custom_types import Key
-from ..._problem.conditions import data_at, Dirichlet
+from ..._problem.at_points import at_points, AtPoints, setting_of
+from ..._problem.exact import Ansatz, make_ansatz
 from ...core.training.physics_configs import BoundaryConfig
 
 
-_POINTS = 64  # on each piece of a boundary that is named
-
-
-def boundary_values(config: BoundaryConfig, key: Key) -> tuple[Array, Array] | None:
-    """Points on the boundary and the values there; `None` if no geometry is given."""
-    if config.domain is None:
+def soft_conditions(config: BoundaryConfig | None, key: Key) -> AtPoints | None:
+    """Those that are terms of the loss, with their points."""
+    if config is None or config.domain is None:
         return None
-    if config.enforce:
-        raise NotImplementedError(
-            "`boundary_config.enforce` is not there yet for the documented trainers. "
-            "Give a `weight`, or use `opifex.PDE`, whose conditions can be exact."
-        )
-    points, values = [], []
-    for i, condition in enumerate(config.conditions):
-        if not isinstance(condition, Dirichlet) or _is_special(condition):
-            raise NotImplementedError(
-                f"`boundary_config.conditions[{i}]` is {condition!r}; the documented "
-                "trainers know plain Dirichlet values of one field so far. Use "
-                "`opifex.PDE` for others."
-            )
-        piece = config.domain.boundary(condition.boundary)
-        where = piece.sample(_POINTS, jr.fold_in(key, i))
-        value = jnp.asarray(data_at(condition.value, where), where.dtype)
-        points.append(where)
-        values.append(jnp.broadcast_to(value, (_POINTS,)))
-    return jnp.concatenate(points), jnp.concatenate(values)[:, None]
+    setting = setting_of(config.domain, config.conditions, fields=tuple(config.fields))
+    made = at_points(setting, config.conditions, num_points=config.num_points, key=key)
+    return made if made.conditions else None
 
 
-def _is_special(condition: Dirichlet) -> bool:
-    return condition.weight != 1.0 or condition.field is not None
+def exact_conditions(config: BoundaryConfig | None) -> Ansatz | None:
+    """The formula around the model that meets those that are exact."""
+    if config is None or not any(c.exact for c in config.conditions):
+        return None
+    assert config.domain is not None
+    setting = setting_of(config.domain, config.conditions, fields=tuple(config.fields))
+    ansatz = make_ansatz(setting, config.conditions, 1, scaled=False)
+    network = lambda x: x[:1].repeat(len(config.fields))
+    try:
+        eqx.filter_eval_shape(ansatz, network, config.domain.lower)
+    except ValueError as error:
+        raise ValueError(
+            "`boundary_config` has exact conditions, which this geometry does not "
+            f"allow: {error} Give a `weight` in place of `enforce`."
+        ) from error
+    return ansatz

@@ -1,3 +1,4 @@
+from ..._problem.composed import excess_of
 from ..._problem.extra_terms import (
     AbstractRowTerm,
     Asymmetry,
@@ -5,6 +6,7 @@ from ..._problem.extra_terms import (
     Drift,
     INTEGRALS,
 )
+from ..._weighting.multipliers import Multipliers
 from ...core.training.physics_configs import ConservationConfig
 
 
@@ -12,17 +14,26 @@ def conservation_terms(
     config: ConservationConfig,
 ) -> tuple[dict[str, AbstractRowTerm], dict[str, float | int]]:
     """The penalty of each law, by the name of its term, and its weight."""
-    if config.enforcement != "penalty":
-        raise NotImplementedError(
-            f"`enforcement` = {config.enforcement!r} is not there yet for the "
-            "documented trainers. Use 'penalty', or the weighting "
-            "`opifex.AugmentedLagrangian` with `opifex.Recipe`."
-        )
     terms: dict[str, AbstractRowTerm] = {
         f"conservation/{law}": Beyond(_measured(config, law), config.tolerance(law))
         for law in config.laws
     }
-    return terms, dict.fromkeys(terms, config.weight)
+    # With multipliers the weight grows, so it is theirs.
+    return terms, {} if config.multiplies else dict.fromkeys(terms, config.weight)
+
+
+def multipliers(config: ConservationConfig, steps_per_epoch: int) -> Multipliers:
+    """What makes the laws constraints."""
+    assert config.multiplier_frequency is not None
+    assert config.weight_growth is not None and config.max_weight is not None
+    names = [f"conservation/{law}" for law in config.laws]
+    return Multipliers(
+        tuple((name, excess_of(name)) for name in names),
+        mu=config.weight,
+        beta=config.weight_growth,
+        max_mu=config.max_weight,
+        every=config.multiplier_frequency * steps_per_epoch,
+    )
 
 
 def conservation_drifts(config: ConservationConfig) -> dict[str, AbstractRowTerm]:
@@ -31,9 +42,11 @@ def conservation_drifts(config: ConservationConfig) -> dict[str, AbstractRowTerm
 
 
 def _measured(config: ConservationConfig, law: str) -> Drift | Asymmetry:
+    of_input = config.reference == "input"
     if law in config.quantities:
-        return Drift(quantity=config.quantities[law])
+        return Drift(quantity=config.quantities[law], of_input=of_input)
     if law == "symmetry":
         return Asymmetry(config.symmetry_of_points, config.symmetry_of_fields)
     weights = config.quadrature_weights
-    return Drift(INTEGRALS[law], weights=None if weights is None else tuple(weights))
+    weights = None if weights is None else tuple(weights)
+    return Drift(INTEGRALS[law], weights=weights, of_input=of_input)
