@@ -1,6 +1,6 @@
 """`QuantumMLP` trained on the energies and forces of a cluster of four atoms.
 
-    python benchmarks/quantum_mlp.py [--epochs 500] [--seed 0] [--json FILE]
+    python benchmarks/quantum_mlp.py [--epochs 5000] [--seed 0] [--json FILE]
 
 The cluster is made of Morse pairs, `0.1 ((1 - exp(2.5 - r))^2 - 1)` hartree at the
 distance `r` in bohr: tetrahedra, each atom displaced by a normal deviate of 0.3 bohr in
@@ -12,8 +12,8 @@ the documented `Trainer` with `QuantumTrainingConfig(force_weight=...)`, and jud
   component), and both over the standard deviation of what they are errors of,
   `..._relative`;
 - `quantum_mlp.chemically_accurate`: the share of energies within 1 kcal/mol;
-- `quantum_mlp.energies_only_force_rmse` and `..._energy_mae`: of the same network trained
-  on the same energies without their forces;
+- `quantum_mlp.energies_only_force_rmse` and `..._energy_mae`: of the same network,
+  trained on the same energies without their forces;
 - `quantum_mlp.permutation_defect`, `rotation_defect`, `translation_defect`: the largest
   change of an energy; `net_force`: the largest component of a sum of forces;
   `gradient_defect`: the largest difference of a force from central differences.
@@ -112,7 +112,7 @@ def defects(model, r, key):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

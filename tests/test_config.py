@@ -248,6 +248,21 @@ BAD = {
     "loss": (lambda: L("mes"), ValueError, "Unknown name 'mes' in `loss_type`"),
     "delta": (lambda: L(huber_delta=2.0), ValueError, "no meaning for the loss 'mse'"),
     "weight": (lambda: L(data_weight=-1.0), ValueError, "`data_weight` must be a fin"),
+    "settings of multipliers": (
+        lambda: C(["mass"], weight_growth=2.0),
+        ValueError,
+        "`weight_growth` = 2.0 has no meaning for `enforcement` = 'penalty'",
+    ),
+    "growth": (
+        lambda: C(["mass"], enforcement="augmented_lagrangian", weight_growth=0.5),
+        ValueError,
+        "`weight_growth` must be a finite number at least 1",
+    ),
+    "reference": (
+        lambda: C(["mass"], reference="inputs"),
+        ValueError,
+        "Did you mean 'input'",
+    ),
     "no law": (lambda: C(), ValueError, r"`laws` is empty. Give some out of \['mass'"),
     "law": (
         lambda: C(["energie"]),

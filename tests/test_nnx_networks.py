@@ -245,6 +245,10 @@ BAD_QUANTUM = {
         "one number an atom, 4 in all",
     ),
     "radius": (lambda: energies(radius=0.0), "`radius` must be positive"),
+    "nuclei": (
+        lambda: energies()(jnp.ones((1, 4, 3)).at[0, 0].set(0.0)),
+        "`positions` has two nuclei in one place, 1 and 2 of row 0",
+    ),
     "positions": (
         lambda: energies()(jnp.ones((4, 3))),
         r"`positions` must have the shape \(batch, 4, 3\), got \(4, 3\).*Write",

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import opifex as opx
+from opifex._weighting.base import Observed
 from opifex.core.conditions import (
     DirichletBC,
     InitialCondition,
@@ -26,6 +27,8 @@ from opifex.core.training.config import (
     QuantumTrainingConfig,
 )
 from opifex.core.training.trainer import Trainer
+from opifex.neural.quantum import QuantumMLP
+from opifex.nnx.terms.boundary import soft_conditions
 from opifex.training import PhysicsInformedLoss, PhysicsLossConfig
 from opifex.training.basic_trainer import BasicTrainer
 
@@ -292,6 +295,46 @@ def test_laws_as_constraints():
         Trainer(Plane(), config(conservation_config=law)).train((X @ X[:2].T, Y))
 
 
+def test_fields_have_names_and_conditions_their_points():
+    boundary = BoundaryConfig(
+        domain=opx.Interval(0.0, 2.0), fields=("u", "v"), num_points=5,
+        conditions=[DirichletBC("left", 1.0, field="v"), NeumannBC("right", field="u")],
+    )  # fmt: skip
+    made = soft_conditions(boundary, jr.key(0))
+    found = made.residuals(lambda x: jnp.array([3.0, 4.0]) + x)
+    expected = {"boundary/left/v": 3.0, "boundary/right/u_n": 1.0}
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], np.full(5, value))
+    with pytest.raises(ValueError, match="Unknown name 'w' in `field`"):
+        bad = [DirichletBC("left", field="w")]
+        boundary = BoundaryConfig(domain=opx.Interval(0.0, 2.0), conditions=bad)
+        Trainer(line(), config(boundary_config=boundary))
+
+
+def test_multipliers_by_hand():
+    """The rules in plain numbers, for a constraint of two components."""
+    weighting = opx.Multipliers((("square", "mean"),), mu=2.0, beta=3.0, max_mu=10.0,
+                                every=1)  # fmt: skip
+    terms = dict(zip(("data", "square", "mean/0", "mean/1"), jnp.ones(4), strict=True))
+    state, mu, one, other = weighting.init(terms), 2.0, 0.0, 0.0
+    for step in range(4):
+        weights = jax.jit(weighting.weights)(state, terms)
+        expected = {"data": 1.0, "square": mu, "mean/0": one, "mean/1": other}
+        assert {name: float(w) for name, w in weights.items()} == expected
+        terms |= {"mean/0": jnp.asarray(0.5 - step), "mean/1": jnp.asarray(0.25)}
+        seen = Observed(jnp.asarray(step), terms, {}, None, jr.key(0), dict, dict)
+        state = weighting.update(state, seen)
+        if step > 0:
+            one, other = one + 2 * mu * (0.5 - step), other + 2 * mu * 0.25
+            mu = min(3 * mu, 10.0)
+    with pytest.raises(ValueError, match="Unknown name 'means' in `constraints`"):
+        opx.Multipliers((("square", "means"),)).init(terms)
+    for bad in ({"mu": 0.0}, {"beta": 0.5}, {"max_mu": 0.5}, {"every": 0}):
+        with pytest.raises(ValueError, match=f"`{next(iter(bad))}` must be"):
+            opx.Multipliers((("square", "mean"),), **bad)
+
+
 class Spring(eqx.Module):
     """E = k |r|^2, so F = -2 k r."""
 
@@ -330,6 +373,27 @@ def test_energies_and_forces():
     assert trainer.validation_step(*data) == pytest.approx(expected["val_loss"])
     with pytest.warns(UserWarning, match=r"`train_data\[1\]` differ by .* 27.2114 eV"):
         trainer.train((R, (27.2 * energies, forces)), data)
+
+
+def test_energies_and_forces_of_a_module():
+    model = QuantumMLP([4, 1], 3, num_radial=2, rngs=nnx.Rngs(0))
+    quantum = QuantumTrainingConfig(force_weight=3.0)
+    trainer = Trainer(model, config(quantum_config=quantum, num_epochs=20,
+                                    learning_rate=1e-2))  # fmt: skip
+    molecules = 4 * R.at[:, :, 0].add(jnp.arange(3.0)[None])
+    energies, forces = jnp.sum(R**2, (1, 2)), R
+    data = (molecules, (energies, forces))
+
+    def loss(model):
+        misfit = model(molecules)[:, 0] - energies
+        away = model.compute_forces(molecules) - forces
+        return float(jnp.mean(misfit**2) + 3 * jnp.mean(away**2))
+
+    before = loss(model)
+    assert trainer.validation_step(*data) == pytest.approx(before, 1e-12)
+    trained, history = trainer.train(data)
+    assert history["train_loss"][0] == pytest.approx(before, 1e-12)
+    assert trained is model and loss(model) < 0.9 * before
 
 
 BAD_FORCES = {

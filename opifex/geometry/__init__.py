@@ -7,3 +7,25 @@ from .ellipsoid import Ellipsoid as Ellipsoid
 from .pieces import AbstractPiece as AbstractPiece
 from .polygon import Polygon as Polygon, TriangleMesh as TriangleMesh
 from .product import TimeProduct as TimeProduct
+
+
+__all__ = [
+    "AbstractDomain",
+    "AbstractPiece",
+    "Ball",
+    "Box",
+    "ComplexDomain",
+    "Difference",
+    "Disc",
+    "Ellipsoid",
+    "Intersection",
+    "Interval",
+    "Polygon",
+    "TimeProduct",
+    "TriangleMesh",
+    "Union",
+]
+
+
+def __dir__():
+    return __all__

@@ -63,7 +63,7 @@ class ConservationConfig:
         this mean comes to be conserved whatever else is in the loss.
     - `multiplier_frequency`: how many epochs lie between two updates of the multipliers
         (10), at each of which the weight grows `weight_growth` times (2), to at most
-        `max_weight` (1e4 times `weight`).
+        `max_weight` (100 times `weight`).
     - `symmetry_of_points`, `symmetry_of_fields`: what the symmetry makes of points
         and of fields; a reflection that leaves the fields what they are, unless given.
     - `quadrature_weights`: of the points of a sample, for the integrals; equal weights
@@ -118,7 +118,7 @@ class ConservationConfig:
         settings = "multiplier_frequency", "weight_growth", "max_weight"
         if self.multiplies:
             check_number("weight", self.weight, 0, open_low=True)
-            defaults = 10, 2.0, 1e4 * self.weight
+            defaults = 10, 2.0, 100 * self.weight
             for name, default in zip(settings, defaults, strict=True):
                 if getattr(self, name) is None:
                     change(self, **{name: default})

@@ -16,3 +16,23 @@ from .multilevel_fno import (
     prolongate_fno_modes as prolongate_fno_modes,
     restrict_fno_modes as restrict_fno_modes,
 )
+
+
+__all__ = [
+    "CascadeTrainer",
+    "MultilevelAdam",
+    "MultilevelConfig",
+    "MultilevelFNOConfig",
+    "MultilevelFNOTrainer",
+    "create_fno_hierarchy",
+    "create_mode_hierarchy",
+    "create_network_hierarchy",
+    "prolongate",
+    "prolongate_fno_modes",
+    "restrict",
+    "restrict_fno_modes",
+]
+
+
+def __dir__():
+    return __all__
