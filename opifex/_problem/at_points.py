@@ -50,10 +50,6 @@ class AtPoints(eqx.Module):
             out[f"times/{law.name}"] = weighted(law.weight, excess)
         return out
 
-    def astype(self, dtype: Any) -> "AtPoints":
-        """The same with real numbers of another type."""
-        return as_type(self, dtype)
-
 
 def as_type(tree: Any, dtype: Any) -> Any:
     """`tree` with its real arrays in another type."""

@@ -154,7 +154,7 @@ class _Noiseless(eqx.Module):
 
 def excess_of(name: str) -> str:
     """What the terms with a sign begin with, of the constraint of that name."""
-    return f"excess/{name.split('/')[-1]}"
+    return f"excess/{name.split('/', 1)[-1]}"
 
 
 def _columns(name: str, signed: Callable, targets: Array) -> dict[str, RowLoss]:

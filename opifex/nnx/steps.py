@@ -15,7 +15,7 @@ from .._recovery.base import recover
 from .._sampler.minibatch import Minibatch
 from .._state import StepInfo, TrainingState
 from .._step import train_step
-from .plan import Sets
+from .given import Sets
 
 
 @eqx.filter_jit

@@ -18,9 +18,10 @@ from .._step import init
 from ..core.physics.losses import PhysicsInformedLoss
 from ..core.training.config import TrainingConfig
 from .data import checked_pair, Data
+from .given import Given, Sets
 from .models import as_pytree, Imposed, real_dtype
 from .parts import Parts
-from .plan import Given, make_plan, Plan, Sets
+from .plan import make_plan, Plan
 from .steps import no_data
 from .terms.boundary import exact_conditions, soft_conditions
 from .terms.quantum import has_forces

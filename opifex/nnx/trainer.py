@@ -120,7 +120,8 @@ class AbstractTrainer(abc.ABC):
         - `val_data`: likewise, to judge the model by.
         - `boundary_data`, `initial_data`: points and values there.
 
-        **Returns:** the trained model and the history.
+        **Returns:** the trained model and the history. With exact conditions it is
+        `model_fn` that was trained, and the model is the network inside.
 
         **Raises:** before the first step, if something is wrong with the data; and
         `TrainingError`, if the run could not go on. In any case the model holds the

@@ -206,7 +206,8 @@ def _physics(model: Any, x: Array, physics_loss: Any) -> dict[str, Array]:
     problem = physics_loss.problem
     if problem.equation is None and not problem.constraints:
         return {}
-    problem = replace(problem, weights={}, batched=not is_per_point(model))
+    batched = not is_per_point(model)
+    problem = replace(problem, weights={}, conditions=None, batched=batched)
     return Residual(problem, x)(model)
 
 

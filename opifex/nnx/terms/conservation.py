@@ -24,15 +24,14 @@ def conservation_terms(
 
 def multipliers(config: ConservationConfig, steps_per_epoch: int) -> Multipliers:
     """What makes the laws constraints."""
-    assert config.multiplier_frequency is not None
-    assert config.weight_growth is not None and config.max_weight is not None
+    every, growth, most = config.multiplier_settings
     names = [f"conservation/{law}" for law in config.laws]
     return Multipliers(
         tuple((name, excess_of(name)) for name in names),
         mu=config.weight,
-        beta=config.weight_growth,
-        max_mu=config.max_weight,
-        every=config.multiplier_frequency * steps_per_epoch,
+        beta=growth,
+        max_mu=most,
+        every=every * steps_per_epoch,
     )
 
 

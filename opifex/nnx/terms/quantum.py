@@ -28,5 +28,6 @@ def quantum_metrics(config: QuantumTrainingConfig) -> dict[str, AbstractRowTerm]
     }
     if not has_forces(config):
         return found
-    of_energies = {name: OnEnergies(term) for name, term in found.items()}
-    return of_energies | {"force_error": OnForces(mae)}
+    found = {name: OnEnergies(term) for name, term in found.items()}
+    found["force_error"] = OnForces(mae)
+    return found
