@@ -222,13 +222,6 @@ def test_early_stop_by_the_training_loss():
     assert history["train_loss"][1] < loss < history["train_loss"][3]
 
 
-def test_last_epoch_is_validated():
-    options = {"num_epochs": 7, "validation_frequency": 3}
-    _, history = Trainer(mlp(), config(**options)).train((X, Y), (X, Y))
-    known = np.flatnonzero(np.isfinite(history["val_loss"])) + 1
-    assert known.tolist() == [3, 6, 7]
-
-
 BACKWARDS = optax.sgd(lambda step: jnp.where(step < 9, 1e-2, -1.0))
 
 
