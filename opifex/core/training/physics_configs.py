@@ -123,20 +123,23 @@ class BoundaryConfig:
             known = (*self.domain.boundaries, "boundary") if self.domain else ()
             if condition.boundary not in known:
                 raise ValueError(unknown_name("boundary", condition.boundary, known))
-        if self.enforce:
-            self._enforce()
-
-    def _enforce(self) -> None:
-        can = lambda condition: isinstance(condition, Dirichlet | Initial)
-        if not any(map(can, self.conditions)):
+        if self.enforce and not any(map(_has_value, self.conditions)):
             kinds = sorted({type(c).__name__ for c in self.conditions})
             raise ValueError(
                 f"`enforce` = True has nothing to enforce: of {kinds} none is a value "
                 "on the boundary or at the start. Give a `DirichletBC`, or leave "
                 "`enforce` out."
             )
-        exact = lambda c: dataclasses.replace(c, exact=True) if can(c) else c
-        change(self, conditions=tuple(map(exact, self.conditions)))
+
+    @property
+    def enforced(self) -> tuple[AbstractCondition, ...]:
+        """The conditions, those exact that `enforce` makes so."""
+        exact = lambda c: dataclasses.replace(c, exact=True) if _has_value(c) else c
+        return tuple(map(exact, self.conditions) if self.enforce else self.conditions)
+
+
+def _has_value(condition: AbstractCondition) -> bool:
+    return isinstance(condition, Dirichlet | Initial)
 
 
 @strict

@@ -10,18 +10,20 @@ def soft_conditions(config: BoundaryConfig | None, key: Key) -> AtPoints | None:
     """Those that are terms of the loss, with their points."""
     if config is None or config.domain is None:
         return None
-    setting = setting_of(config.domain, config.conditions, fields=tuple(config.fields))
-    made = at_points(setting, config.conditions, num_points=config.num_points, key=key)
+    given = config.enforced
+    setting = setting_of(config.domain, given, fields=tuple(config.fields))
+    made = at_points(setting, given, num_points=config.num_points, key=key)
     return made if made.conditions else None
 
 
 def exact_conditions(config: BoundaryConfig | None) -> Ansatz | None:
     """The formula around the model that meets those that are exact."""
-    if config is None or not any(c.exact for c in config.conditions):
+    given = () if config is None else config.enforced
+    if config is None or not any(c.exact for c in given):
         return None
     assert config.domain is not None
-    setting = setting_of(config.domain, config.conditions, fields=tuple(config.fields))
-    ansatz = make_ansatz(setting, config.conditions, 1, scaled=False)
+    setting = setting_of(config.domain, given, fields=tuple(config.fields))
+    ansatz = make_ansatz(setting, given, 1, scaled=False)
     network = lambda x: x[:1].repeat(len(config.fields))
     try:
         eqx.filter_eval_shape(ansatz, network, config.domain.lower)
