@@ -541,3 +541,5 @@ def test_bad_arguments():
     other.set_physics_loss(physics)
     with pytest.raises(ValueError, match="nothing to train on"):
         other.train((X, None))
+    with pytest.raises(TypeError, match=r"`train_data\[0\]` must be an array"):
+        other.train((None, None))

@@ -22,15 +22,9 @@ from .batches import Batches
 from .chunk import Epochs, Measure, measured_loss
 from .given import Given, Sets
 from .measures import ERRORS, HeldOutLoss, Metrics, Residual
-from .models import (
-    noiseless,
-    predict,
-    predict_forces,
-)
+from .models import noiseless, predict, predict_forces
 from .problems import make_physics, make_problem, make_weighting
-from .terms.conservation import (
-    conservation_drifts,
-)
+from .terms.conservation import conservation_drifts
 from .terms.quantum import quantum_metrics
 
 

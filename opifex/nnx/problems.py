@@ -12,17 +12,8 @@ from .._problem.physics_informed import PhysicsInformed
 from .._weighting.base import AbstractWeighting
 from .._weighting.static import Static
 from .given import Given, Sets
-from .models import (
-    apply_of,
-    is_per_point,
-    predict,
-    predict_forces,
-    real_dtype,
-)
-from .terms.conservation import (
-    conservation_terms,
-    multipliers,
-)
+from .models import apply_of, is_per_point, predict, predict_forces, real_dtype
+from .terms.conservation import conservation_terms, multipliers
 from .terms.multiscale import multiscale_terms
 from .terms.quantum import force_terms
 
