@@ -86,9 +86,7 @@ def test_metrics_tracking():
     tracked = MetricsTrackingConfig(
         metrics=["mse", "mae", "max_error", "relative_l2"], frequency=2
     )
-    options = config(
-        metrics_tracking_config=tracked, num_epochs=7, validation_frequency=3
-    )
+    options = {"num_epochs": 7, "validation_frequency": 3}
     trainer = Trainer(mlp(), config(metrics_tracking_config=tracked, **options))
     model, history = trainer.train((X, Y), (X[:7], Y[:7]))
     error = np.asarray(jax.vmap(model)(X[:7]) - Y[:7])
