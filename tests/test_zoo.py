@@ -4,11 +4,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
+import optax
 import pytest
 from scipy.integrate import quad
 
+import opifex as opx
 from opifex import zoo
+from opifex._validation import observe
+from opifex.zoo.best import Best, held_out
 from opifex.zoo.judge import save_solution
 from opifex.zoo.panels import draw_field
 from opifex.zoo.problems.inverse import burgers_inverse
@@ -256,3 +261,39 @@ def test_every_kind_of_reference_is_drawn(shape, tmp_path):
         )
     drawn = plot.plot_run(tmp_path)
     assert [path.name for path in drawn] == ["solution.png"]
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_the_best_model_is_judged_and_the_points_it_was_trained_on(members, tmp_path):
+    benchmark = zoo.make_benchmark("diffusion")
+    optim, sampler = optax.sgd(0.0), opx.Fixed(jnp.arange(3.0))
+    make = lambda key: opx.init(
+        optim, sampler, opx.NoRecovery(), {"w": jnp.zeros(2)}, key=key
+    )
+    keys = jr.split(jr.key(0), members or 1)
+    first = make(keys[0]) if members is None else eqx.filter_vmap(make)(keys)
+    sampled = lambda state, points: eqx.tree_at(
+        lambda s: s.sampler_state, state, points, is_leaf=lambda x: x is None
+    )
+    first = sampled(first, jnp.zeros(first.step.shape))
+    best, losses = Best(tmp_path / "best.eqx"), [3.0, 1.0, 2.0, jnp.nan]
+    state, memory = first, None
+    for i, loss in enumerate(losses):
+        if i in (0, 3):  # a run that is resumed knows what it had
+            memory = best.init(state, 9)
+        at = lambda tree, i: jtu.tree_map(lambda x: jnp.full_like(x, i), tree)
+        state = eqx.tree_at(lambda s: s.model, state, at(first.model, i))
+        # The second member is the better the later.
+        loss = loss if members is None else jnp.array([loss, 5.0 - i])
+        see = observe if members is None else eqx.filter_vmap(observe)
+        state = see(state, jnp.asarray(loss))
+        state = sampled(state, at(first.sampler_state, i + 1))
+        memory, stop = best.on_chunk(memory, state, None)
+        assert not stop
+    model, points = best.restore(state)
+    chosen = 1 if members is None else np.array([1, 3])
+    np.testing.assert_array_equal(np.asarray(model["w"]).T, [chosen, chosen])
+    np.testing.assert_array_equal(points, chosen)
+    # What is held out is not what is trained on, and twice as much.
+    validation = held_out(benchmark, jr.key(0))
+    assert {k: len(x) for k, x in validation.loss.batch.items()} == {"interior": 1000}

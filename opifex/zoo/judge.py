@@ -1,18 +1,15 @@
 """How good a trained model is: its figures, and what there is to be drawn."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 
-from .._callback.base import AbstractCallback
 from .._problem.coefficients import Inverse
 from .._problem.pde import PDE
 from .._problem.uncertainty import coefficient_errors
@@ -22,30 +19,6 @@ from .._sampler.adaptive import Placed
 from .._state import TrainingState
 from .._trust import trust
 from .base import Benchmark, Fields, Reference
-
-
-class Trained(AbstractCallback[Any]):
-    """Hands on the state of the sampler that each chunk was trained with: that in the
-    state of training is the one for the next chunk.
-
-    **Arguments:**
-
-    - `receive`: called after every chunk. Its answer is ignored.
-    """
-
-    receive: Callable[[Any], Any]
-
-    def init(self, state, num_chunks):
-        del num_chunks
-        return jax.device_get(state.sampler_state)
-
-    def on_chunk(self, memory, state, infos):
-        del infos
-        self.receive(memory)
-        return jax.device_get(state.sampler_state), False
-
-    def close(self, memory, state):
-        del memory, state
 
 
 def judge(
@@ -60,8 +33,8 @@ def judge(
     **Arguments:**
 
     - `benchmark`: what was to be solved, by `recipe`.
-    - `state`: of the end, of one run or of an ensemble.
-    - `trained`: the state of the sampler that the last chunk was trained with.
+    - `state`: of the end, of one run or of an ensemble, with the models to judge.
+    - `trained`: the state of the sampler that these were trained with.
     - `path`: where to write what there is to be drawn, see [`save_solution`][].
     """
     reference = benchmark.reference()

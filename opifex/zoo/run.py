@@ -6,11 +6,11 @@ import math
 import os
 import platform
 import time
-from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -28,7 +28,8 @@ from .._recipe import Recipe
 from .._results import RESULT_NAMES
 from .._state import TrainingState
 from .base import Benchmark
-from .judge import judge, Trained
+from .best import Best, held_out
+from .judge import judge
 from .operators.base import OperatorBenchmark
 from .operators.judge import judge_operator
 from .recipe import find_benchmark, make_recipe
@@ -74,7 +75,8 @@ def run(
     **Arguments:**
 
     - `config`: what to compute.
-    - `folder`: gets `run.json`, `history.csv`, `solution.npz` and `checkpoints`.
+    - `folder`: gets `run.json`, `history.csv`, `best.eqx`, `solution.npz` and
+        `checkpoints`.
     - `resume`: whether to go on from its newest checkpoint.
     - `quiet`: whether to do without a progress bar.
     - `time_budget`: seconds after which to stop, resumably.
@@ -99,24 +101,25 @@ def run(
     if resume:
         state = restore(folder / "checkpoints", state)
     _write(folder, config, {"result": "running"})
-    trained: deque[Any] = deque(maxlen=1)
+    best = Best(folder / "best.eqx")
     callbacks: list[AbstractCallback] = [
         History(folder / "history.csv"),
         Checkpoint(folder / "checkpoints"),
-        Trained(trained.append),
+        best,
     ]
     if not quiet:
         callbacks.append(ProgressBar(config.problem))
     try:
-        state = _train(config, recipe, state, callbacks, time_budget)
+        state = _train(config, benchmark, recipe, state, callbacks, time_budget)
     except TrainingError as error:
         state = error.state
     path = folder / "solution.npz"
     if isinstance(benchmark, OperatorBenchmark):
         figures = judge_operator(benchmark, recipe, state, path)
     else:
-        # A run that is resumed at its end trains no more.
-        points = trained[-1] if trained else state.sampler_state
+        model, points = best.restore(state)
+        # Not by `replace`, which checks shapes: it may be that of an ensemble.
+        state = eqx.tree_at(lambda s: s.model, state, model)
         figures = judge(benchmark, recipe, state, points, path)
     figures |= {
         "dtype": config.dtype,
@@ -142,9 +145,12 @@ def _first_state(
     return ensemble(start, jr.split(key, config.ensemble))
 
 
-def _train(config, recipe, state, callbacks, time_budget) -> TrainingState:
+def _train(config, benchmark, recipe, state, callbacks, time_budget) -> TrainingState:
     """Whole chunks, and one shorter if the steps are no multiple of them."""
     end = time.monotonic() + time_budget
+    # After a single chunk there is nothing to choose from.
+    several = isinstance(benchmark, Benchmark) and config.steps > recipe.steps
+    validation = held_out(benchmark, jr.key(config.seed)) if several else None
     left = max(config.steps - int(np.max(state.step)), 0)
     whole, rest = divmod(left, recipe.steps)
     for steps, num_chunks in ((recipe.steps, whole), (rest, min(rest, 1))):
@@ -154,6 +160,7 @@ def _train(config, recipe, state, callbacks, time_budget) -> TrainingState:
             state,
             num_chunks=num_chunks,
             callbacks=callbacks if num_chunks else (),
+            validation=validation,
             time_budget=max(end - time.monotonic(), 1e-9),
         )
         if _results(state) & _RESUMABLE:

@@ -36,7 +36,7 @@ def kovasznay(dtype: Any = None) -> Benchmark:
         PDE(Box([-0.5, -0.5], [1, 1.5], dtype), equation, conditions),
         references.kovasznay_reference,
         num_points={"interior": 2000, "boundary": 400},
-        steps=2000,
+        steps=6500,
     )
 
 
@@ -70,5 +70,5 @@ def taylor_green(dtype: Any = None) -> Benchmark:
         PDE(domain, equation, conditions),
         references.taylor_green_reference,
         num_points={"interior": 2000},
-        steps=2000,
+        steps=9500,
     )

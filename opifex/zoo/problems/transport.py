@@ -12,7 +12,7 @@ from ...geometry.box import Interval
 from .. import references
 from ..base import Benchmark
 from .pinn import pinn
-from .sines import sines
+from .scaled import sines
 
 
 def burgers(dtype: Any = None) -> Benchmark:
@@ -38,9 +38,9 @@ def burgers(dtype: Any = None) -> Benchmark:
         "u_t + u u_x = nu u_xx, nu = 0.01/pi: a shock forms at x = 0",
         PDE(_strip(-1, 1, dtype), equation, conditions),
         references.burgers_reference,
-        num_points={"interior": 3000},
+        num_points={"interior": 4000},
         sampler="rad",
-        steps=2500,
+        steps=8000,
     )
 
 

@@ -11,18 +11,19 @@ from ..._custom_types import Key
 from ...neural.mlp import MLP
 
 
-class Sines(eqx.Module):
-    """Dense layers with sines between them, their inputs scaled.
+class Scaled(eqx.Module):
+    """Dense layers, their inputs scaled.
 
     A network of tanh layers begins nearly linear, and finds slow waves long before
-    fast ones. Sines of scaled inputs begin as waves, of about that many radians.
+    fast ones. With scaled inputs it begins with as many bends, and one of sines begins
+    as waves of about that many radians.
 
     ??? cite "Reference"
 
         V. Sitzmann, J. N. P. Martel, A. W. Bergman, D. B. Lindell and G. Wetzstein,
         "Implicit neural representations with periodic activation functions", NeurIPS
-        2020. There the one scale is 30, and the weights are drawn from another
-        distribution.
+        2020. There the activation is the sine, the one scale is 30, and the weights are
+        drawn from another distribution.
     """
 
     network: MLP
@@ -32,10 +33,17 @@ class Sines(eqx.Module):
         return self.network(point * jnp.array(self.scales, point.dtype))
 
 
-def sines(*scales: int | float) -> Callable[..., Sines]:
+def scaled(
+    *scales: int | float, activation: Callable[[Array], Array] = jnp.tanh
+) -> Callable[..., Scaled]:
     """What makes such networks, with one scale a feature."""
 
-    def make(sizes: Sequence[int], *, key: Key, dtype: Any = None) -> Sines:
-        return Sines(MLP(sizes, jnp.sin, key=key, dtype=dtype), scales)
+    def make(sizes: Sequence[int], *, key: Key, dtype: Any = None) -> Scaled:
+        return Scaled(MLP(sizes, activation, key=key, dtype=dtype), scales)
 
     return make
+
+
+def sines(*scales: int | float) -> Callable[..., Scaled]:
+    """The same with sines between the layers."""
+    return scaled(*scales, activation=jnp.sin)
