@@ -13,6 +13,7 @@ from scipy.integrate import quad
 import opifex as opx
 from opifex import zoo
 from opifex._validation import observe
+from opifex.neural import MLP
 from opifex.zoo.best import Best, held_out
 from opifex.zoo.judge import save_solution
 from opifex.zoo.panels import draw_field
@@ -59,7 +60,7 @@ def test_the_reference_solves_the_equation_and_knows_its_error():
 
 def test_residuals_are_those_of_nested_grad(key):
     benchmark = zoo.make_benchmark("burgers")
-    model = benchmark.model(key, jnp.float64)
+    model = benchmark.problem.impose(MLP((2, 6, 1), key=key))
     points = benchmark.domains["interior"].sample(20, jr.key(1))
 
     def residual(point):
@@ -189,13 +190,13 @@ def test_a_run_judges_every_field(tmp_path, monkeypatch):
         return {name: 1.5 * v for name, v in reference.values.items()}
 
     changes = {"reference": lambda: reference, "predict": predict}
-    burgers = BENCHMARKS["burgers"]
-    changed = lambda dtype: zoo.Benchmark(**{**vars(burgers(dtype)), **changes})
-    monkeypatch.setitem(BENCHMARKS, "burgers", changed)
+    diffusion = BENCHMARKS["diffusion"]
+    changed = lambda dtype: zoo.Benchmark(**{**vars(diffusion(dtype)), **changes})
+    monkeypatch.setitem(BENCHMARKS, "diffusion", changed)
     batches = []
     doubt = lambda problem, model, batch, key: batches.append(batch) or {"ratio": 1}
     monkeypatch.setattr("opifex.zoo.judge.trust", doubt)
-    config = Config("burgers", 1, 0, 1, "rad", "adam", "float64")
+    config = Config("diffusion", 1, 0, 1, "rad", "adam", "float64")
     figures = run(config, tmp_path, quiet=True)
     assert figures["rel_l2"] == pytest.approx(0.5)
     assert figures["reference_error"] == 0.2 and figures["at_reference_floor"]
