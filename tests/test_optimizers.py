@@ -383,6 +383,11 @@ def test_ssbroyden_begins_again_where_it_would_climb():
             broken, more = steps(broken, 1, 1.0)
             losses += more
         assert losses[0] > losses[1] > losses[2]
+    # Downhill, but so far that no step of the search is short enough.
+    far = replace(state.opt_state, inverse=1e40 * jnp.eye(5))
+    stuck, losses = steps(replace(state, opt_state=far), 3, 1.0)
+    assert losses[0] == losses[1] > losses[2]
+    assert stuck.opt_state.updates == 1
 
 
 def test_points_that_change_leave_the_inverse_positive():

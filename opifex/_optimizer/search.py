@@ -17,11 +17,10 @@ _SHORTEN, _HALVE, _LENGTHEN = 0.1, 0.5, 4.0
 
 
 class Found(NamedTuple):
-    """How far to go, the value there, and whether there was anything to be gained."""
+    """How far to go, and the value there."""
 
     size: Scalar
     value: Scalar
-    success: Flag
 
 
 class _Search(NamedTuple):
@@ -88,4 +87,4 @@ def search_line(
         first.astype(value.dtype), zero, value, jnp.zeros((), jnp.int32), hopeless
     )
     end = jax.lax.while_loop(go_on, step, start)
-    return Found(end.best, end.best_value, end.best > 0)
+    return Found(end.best, end.best_value)

@@ -50,7 +50,7 @@ Coefficients = Callable[[Pair], tuple[Scalar, Scalar]]
 def ssbroyden(
     *, max_linesearch_steps: int = 20, single_precision: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """Self-scaled Broyden with full memory, and a line search to the Wolfe conditions.
+    """Self-scaled Broyden with full memory, and a line search on values of the loss.
 
     A quasi-Newton method for networks of a few thousand parameters in float64; memory
     and time grow with the square of their number. The loss may change between steps
@@ -109,7 +109,7 @@ def dense_quasi_newton(
         # What is not positive definite may lead uphill: begin again. (It is symmetric
         # to the last bit; a factorisation would cost more than a hundred updates.)
         good = (flat @ direction < 0) & jnp.all(jnp.isfinite(direction))
-        good = good & jnp.all(change.diagonal(state.inverse) > 0)
+        good = good & jnp.all(change.diagonal(state.inverse) > 0) & ~_is_stuck(state)
         count = jnp.where(good, state.updates + change.usable, 0)
         identity = jnp.eye(flat.size, dtype=flat.dtype)
         inverse = jnp.where(good, change.of(state.inverse), identity)
@@ -129,6 +129,14 @@ def dense_quasi_newton(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_stuck(state: QuasiNewtonState) -> Flag:
+    """Whether the search found nothing, where the slope promised more than rounding."""
+    promised = -(state.grad @ state.direction)
+    resolved = jnp.sqrt(jnp.finfo(promised.dtype).eps) * jnp.abs(state.value)
+    moved = state.reached < state.value
+    return (state.updates > 0) & ~moved & (promised > resolved)
 
 
 class _Change(NamedTuple):
