@@ -163,7 +163,8 @@ def chosen(curve: Curve) -> Curve:
 def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
     columns = min(len(curves), 3)
     rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    width, legend = 4.5 * max(columns, 1.2), 1.1
+    figure = Figure(figsize=(width, 3.2 * rows + legend), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (problem, by_name) in zip(axes, curves.items(), strict=False):
         for name, curve in by_name.items():
@@ -175,8 +176,9 @@ def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
     for axis in axes[len(curves) :]:
         axis.remove()
     axes[0].set_ylabel("relative L2 error")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
-    figure.savefig(path)
+    names = axes[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=2 * columns, fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def table(curves: dict[str, dict[str, Curve]], names: list[str]) -> str:

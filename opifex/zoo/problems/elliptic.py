@@ -29,7 +29,7 @@ def poisson(dtype: Any = None) -> Benchmark:
         references.poisson_reference,
         num_points={"interior": 1000},
         hidden=(20, 20),
-        steps=2000,
+        steps=4000,
     )
 
 
