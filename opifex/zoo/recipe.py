@@ -9,6 +9,7 @@ import jax.random as jr
 from .._misc import unknown_name
 from .._optimizer.plans import planned_optimizer, PLANS
 from .._recipe import Recipe
+from .._recovery.backtrack import Backtrack
 from .._sampler.base import AbstractSampler
 from .._sampler.fixed import Fixed
 from .._sampler.quasi_random import halton, latin_hypercube, QuasiRandom, sobol
@@ -124,4 +125,7 @@ def make_recipe(
     if isinstance(benchmark, OperatorBenchmark):
         optim = plan(benchmark.learning_rate)
         return Recipe(benchmark.problem(), optim, points, steps=chunk)
-    return Recipe(benchmark.problem, plan(), points, steps=chunk)
+    # What second-order methods bring down to 1e-10 at some points may be 1e-4 at the
+    # next: that is no explosion.
+    recovery = Backtrack(max_rise=1e10)
+    return Recipe(benchmark.problem, plan(), points, recovery, steps=chunk)

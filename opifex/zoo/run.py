@@ -105,8 +105,9 @@ def run(
     callbacks: list[AbstractCallback] = [
         History(folder / "history.csv"),
         Checkpoint(folder / "checkpoints"),
-        best,
     ]
+    if isinstance(benchmark, Benchmark):
+        callbacks.append(best)
     if not quiet:
         callbacks.append(ProgressBar(config.problem))
     try:

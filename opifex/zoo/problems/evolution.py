@@ -61,7 +61,7 @@ def allen_cahn(dtype: Any = None) -> Benchmark:
         references.allen_cahn_reference,
         num_points={"interior": 4000, "initial": 500},
         sampler="rad",
-        steps=9000,
+        steps=7500,
     )
 
 
