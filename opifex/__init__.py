@@ -8,6 +8,7 @@ from ._callback.history import History as History
 from ._callback.progress import ProgressBar as ProgressBar
 from ._cascade.levels import cascade as cascade, Level as Level
 from ._cascade.resize import prolongate as prolongate, restrict as restrict
+from ._devices import local as local, replicated as replicated, shared_out as shared_out
 from ._ensemble import Ensemble as Ensemble, ensemble as ensemble
 from ._fit import fit as fit, TrainingError as TrainingError
 from ._optimizer.bfgs import bfgs as bfgs, ssbfgs as ssbfgs
@@ -91,6 +92,7 @@ from ._recovery.remedies import Remedy as Remedy
 from ._recovery.skip import Skip as Skip
 from ._results import is_fatal as is_fatal, RESULTS as RESULTS
 from ._sampler.base import AbstractSampler as AbstractSampler, resample as resample
+from ._sampler.data_parallel import DataParallel as DataParallel
 from ._sampler.fixed import Fixed as Fixed
 from ._sampler.importance import Importance as Importance
 from ._sampler.minibatch import Minibatch as Minibatch

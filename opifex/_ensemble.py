@@ -5,9 +5,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import PyTree
 
+from ._devices import mesh_of
 from ._misc import check_count, unknown_name
 
 
@@ -70,9 +71,7 @@ def ensemble(
 
     if len(devices) > 1:
         # Of automatic axes: `members` need not be laid out over the devices yet.
-        auto = (AxisType.Auto,)
-        mesh = jax.make_mesh((len(devices),), ("members",), auto, devices=devices)
-        spec = PartitionSpec("members")
+        mesh, spec = mesh_of(devices, "members"), PartitionSpec("members")
         many = jax.shard_map(
             many, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
         )

@@ -3,7 +3,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from signal import Signals
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,8 +12,10 @@ import jax.tree_util as jtu
 import numpy as np
 
 from ._callback.base import AbstractCallback, Watch
+from ._devices import anywhere, on_host, whole
 from ._interrupts import Interrupts
 from ._misc import check_count, tree_allfinite, tree_copy, tree_where
+from ._processes import is_peer_lost, leave
 from ._recovery.base import fault_report
 from ._results import is_fatal, RESULTS
 from ._state import StepInfo, TrainingState
@@ -72,7 +73,8 @@ def fit(
     check_count("num_chunks", num_chunks, least=0)
     if not time_budget > 0:
         raise ValueError(f"`time_budget` must be positive, got {time_budget!r}.")
-    state = _marked(tree_copy(state), RESULTS.successful, keep_fatal=False)
+    state = _visible(tree_copy(state))
+    state = _marked(state, RESULTS.successful, keep_fatal=False)
     _check_abstractly(chunk, state, validation)
     run = _compiled(jax.default_backend())
     deadline = time.monotonic() + time_budget
@@ -84,15 +86,19 @@ def fit(
                 state, infos = run(chunk, state)
                 if validation is not None and _is_due(validation, state):
                     state = _validate(validation, state, infos)
-                infos = jax.device_get(infos)
+                state, infos = _visible(state), on_host(infos)
                 best = best.or_better(state, infos, validation)
                 stop = watch.on_chunk(state, infos) and left > 0
                 late = time.monotonic() >= deadline and left > 0
-                ending = _ending(state, validation, interrupts.received, late, stop)
+                received = interrupts.received is not None
+                received, late, stop = anywhere(received, late, stop)
+                ending = _ending(state, validation, received, late, stop)
                 if ending is not None:
                     state = _marked(state, ending)
                     break
         except BaseException as error:
+            if is_peer_lost(error):
+                leave(error)
             # The arrays of `state` were given to the chunk that failed.
             state = best.state
             if isinstance(error, Exception):
@@ -166,6 +172,12 @@ def _check_abstractly(chunk, state, validation) -> None:
         eqx.filter_eval_shape(_validate, validation, *result)
 
 
+def _visible(state: TrainingState) -> TrainingState:
+    """`state`, of which every process can see how far it is."""
+    where = lambda s: (s.step, s.progress)
+    return eqx.tree_at(where, state, whole(where(state)))
+
+
 class _Best(NamedTuple):
     """The best state so far, of each member, and what it is judged by."""
 
@@ -200,14 +212,14 @@ def _keep_better(better, state: TrainingState, best: TrainingState) -> TrainingS
 def _ending(
     state: TrainingState,
     validation: Validation | None,
-    received: Signals | None,
+    received: bool,
     late: bool,
     stop: bool,
 ) -> RESULTS | None:
     """Why the run ends here, if it does."""
     if np.all(is_fatal(state.progress.result)):
         return state.progress.result
-    if received is not None:
+    if received:
         return RESULTS.interrupted
     patience = math.inf if validation is None else validation.patience
     if np.all(np.asarray(state.progress.plateau_count) >= patience):

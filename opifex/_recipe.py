@@ -16,6 +16,7 @@ from ._problem.base import AbstractProblem
 from ._recovery.backtrack import Backtrack
 from ._recovery.base import AbstractRecovery, anchor, recover
 from ._sampler.base import AbstractSampler, resample
+from ._sampler.data_parallel import DataParallel
 from ._sampler.fixed import Fixed
 from ._sampler.quasi_random import QuasiRandom
 from ._scan import filter_scan
@@ -117,6 +118,8 @@ def _check_points(weighting: AbstractWeighting, sampler: AbstractSampler) -> Non
     """Raises if `weighting` remembers single points and `sampler` replaces them."""
     if Needs.FIXED_POINTS not in weighting.needs:
         return
+    if isinstance(sampler, DataParallel):
+        return _check_points(weighting, sampler.sampler)
     still = isinstance(sampler, QuasiRandom) and not sampler.shift
     if not still and not isinstance(sampler, Fixed):
         raise ValueError(

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from ._misc import unknown_name
+from ._processes import end, is_first, is_peer_lost, join_processes, leave, wait_for_all
 from .zoo import BENCHMARKS, find_benchmark, OPERATORS, OPTIMIZERS, SAMPLERS
 from .zoo.run import Config, run
 
@@ -31,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.command(options)
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
+        if is_peer_lost(error):
+            leave(error)
         print(f"opifex: {error}", file=sys.stderr)
+        if jax.process_count() > 1:
+            end(EXIT_USAGE)
         return EXIT_USAGE
 
 
@@ -50,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, metavar="DIR", help="folder of the run")
     train.add_argument("--resume", action="store_true", help="go on where it stopped")
     train.add_argument("--time-budget", type=float, default=math.inf, metavar="S")
+    train.add_argument(
+        "--distributed",
+        action="store_true",
+        help="share out over all devices of all processes, as the cluster says or:",
+    )
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="the first process")
+    train.add_argument("--num-processes", type=int, metavar="N")
+    train.add_argument("--process-id", type=int, metavar="I", help="this one, from 0")
     train.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     train.add_argument("--quiet", action="store_true", help="print nothing")
     show = commands.add_parser("list", help="what there is to solve")
@@ -61,24 +74,36 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace) -> int:
+    join = (options.coordinator, options.num_processes, options.process_id)
+    if options.distributed:
+        join_processes(*join)
+    elif join != (None, None, None):
+        raise ValueError("`--distributed` is missing, without which others are idle.")
     folder = _folder(options)
     config = _config(options, folder)
+    wait_for_all("the choice of a folder, before there is a new one")
     jax.config.update("jax_enable_x64", config.dtype == "float64")
     figures = run(
         config,
         folder,
         resume=options.resume,
-        quiet=options.quiet,
+        quiet=options.quiet or not is_first(),
         time_budget=options.time_budget,
+        devices=jax.devices() if options.distributed else (),
     )
+    if is_first():
+        _tell(options, figures, folder)
+    if figures["result"] == "successful":
+        return 0
+    return EXIT_RESUMABLE if figures["resumable"] else EXIT_FAILED
+
+
+def _tell(options: argparse.Namespace, figures: dict[str, Any], folder: Path) -> None:
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     _draw(folder)
     if not options.quiet:
         _report(figures, folder)
-    if figures["result"] == "successful":
-        return 0
-    return EXIT_RESUMABLE if figures["resumable"] else EXIT_FAILED
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ import numpy as np
 from .._callback.base import AbstractCallback
 from .._callback.checkpoint import Checkpoint
 from .._callback.history import History
+from .._callback.on_first import OnFirst
 from .._callback.progress import ProgressBar
 from .._checkpoint import restore
+from .._devices import local, on_host, replicated, shared_out
 from .._ensemble import Ensemble, ensemble
-from .._fit import fit, TrainingError
+from .._fit import Chunk, fit, TrainingError
 from .._misc import check_count
+from .._processes import is_first
 from .._recipe import Recipe
 from .._results import RESULT_NAMES
+from .._sampler.data_parallel import DataParallel
 from .._state import TrainingState
 from .base import Benchmark
 from .best import Best, held_out
@@ -69,6 +74,7 @@ def run(
     resume: bool = False,
     quiet: bool = False,
     time_budget: float = math.inf,
+    devices: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Trains, judges the result against the reference, and writes what there is to see.
 
@@ -80,8 +86,11 @@ def run(
     - `resume`: whether to go on from its newest checkpoint.
     - `quiet`: whether to do without a progress bar.
     - `time_budget`: seconds after which to stop, resumably.
+    - `devices`: that share out the points, or the members of an ensemble; those of all
+        processes, if there are several. Without any, JAX chooses one.
 
-    **Returns:** the figures, as they stand in `run.json`.
+    **Returns:** the figures, as they stand in `run.json`; of several processes, the
+    first judges and writes, and the others return `result` and `resumable` alone.
     """
     if not time_budget > 0:
         raise ValueError(f"`time_budget` must be positive, got {time_budget!r}.")
@@ -98,22 +107,30 @@ def run(
         single_precision=dtype != jnp.float64,
     )
     state = _first_state(config, benchmark, recipe)
+    if devices:
+        place = shared_out if config.ensemble > 1 else replicated
+        state = place(state, devices)
     if resume:
         state = restore(folder / "checkpoints", state)
-    _write(folder, config, {"result": "running"})
+    if is_first():
+        _write(folder, config, {"result": "running"})
     best = Best(folder / "best.eqx")
-    callbacks: list[AbstractCallback] = [
-        History(folder / "history.csv"),
-        Checkpoint(folder / "checkpoints"),
-    ]
+    callbacks: list[AbstractCallback] = [History(folder / "history.csv")]
     if isinstance(benchmark, Benchmark):
         callbacks.append(best)
     if not quiet:
         callbacks.append(ProgressBar(config.problem))
+    if devices:
+        callbacks = [OnFirst(callback) for callback in callbacks]
+    callbacks.append(Checkpoint(folder / "checkpoints"))
+    chunk = _chunk_of(config, recipe, tuple(devices))
     try:
-        state = _train(config, benchmark, recipe, state, callbacks, time_budget)
+        state = _train(config, benchmark, chunk, state, callbacks, time_budget)
     except TrainingError as error:
         state = error.state
+    state = local(state) if devices else state
+    if not is_first():
+        return {"result": min(_results(state)), "resumable": _resumable(state)}
     path = folder / "solution.npz"
     if isinstance(benchmark, OperatorBenchmark):
         figures = judge_operator(benchmark, recipe, state, path)
@@ -124,7 +141,7 @@ def run(
         figures = judge(benchmark, recipe, state, points, path)
     figures |= {
         "dtype": config.dtype,
-        "resumable": figures["result"] in _RESUMABLE,
+        "resumable": _resumable(state),
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time(),  # of the program, compilation included
     }
@@ -146,27 +163,45 @@ def _first_state(
     return ensemble(start, jr.split(key, config.ensemble))
 
 
-def _train(config, benchmark, recipe, state, callbacks, time_budget) -> TrainingState:
+def _chunk_of(config: Config, recipe: Recipe, devices: tuple) -> Callable[[int], Chunk]:
+    """The chunk of so many steps."""
+
+    def chunk(steps: int) -> Chunk:
+        one = dataclasses.replace(recipe, steps=steps)
+        if config.ensemble > 1:
+            return Ensemble(one, devices=devices)
+        if not devices:
+            return one
+        spread = DataParallel(recipe.sampler, devices)
+        return dataclasses.replace(one, sampler=spread)
+
+    return chunk
+
+
+def _train(config, benchmark, chunk, state, callbacks, time_budget) -> TrainingState:
     """Whole chunks, and one shorter if the steps are no multiple of them."""
-    end = time.monotonic() + time_budget
+    end, length = time.monotonic() + time_budget, min(CHUNK, config.steps)
     # After a single chunk there is nothing to choose from.
-    several = isinstance(benchmark, Benchmark) and config.steps > recipe.steps
+    several = isinstance(benchmark, Benchmark) and config.steps > length
     validation = held_out(benchmark, jr.key(config.seed)) if several else None
-    left = max(config.steps - int(np.max(state.step)), 0)
-    whole, rest = divmod(left, recipe.steps)
-    for steps, num_chunks in ((recipe.steps, whole), (rest, min(rest, 1))):
-        chunk = dataclasses.replace(recipe, steps=max(steps, 1))
+    left = max(config.steps - int(np.max(on_host(state.step))), 0)
+    whole, rest = divmod(left, length)
+    for steps, num_chunks in ((length, whole), (rest, min(rest, 1))):
         state = fit(
-            chunk if config.ensemble == 1 else Ensemble(chunk),
+            chunk(max(steps, 1)),
             state,
             num_chunks=num_chunks,
             callbacks=callbacks if num_chunks else (),
             validation=validation,
             time_budget=max(end - time.monotonic(), 1e-9),
         )
-        if _results(state) & _RESUMABLE:
+        if _resumable(state):
             break
     return state
+
+
+def _resumable(state: TrainingState) -> bool:
+    return bool(_results(state) & _RESUMABLE)
 
 
 def _results(state: TrainingState) -> set[str]:

@@ -1,0 +1,106 @@
+"""Trains on several devices, in a process of its own or in one of many.
+
+`python -m tests.devices_worker '{"out": ..., "devices": [1, 8], ...}'`
+"""
+
+import json
+import os
+import signal
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+
+import opifex as opx
+from opifex._processes import is_first, join_processes
+
+
+OPTIONS = json.loads(sys.argv[1])
+if "join" in OPTIONS:  # before the helpers make arrays
+    join_processes(*OPTIONS.pop("join"))
+
+from tests.helpers import bits, mlp, Poisson, SAMPLERS  # noqa: E402
+
+
+NUM_CHUNKS = 4
+
+
+class Kill(opx.AbstractCallback):
+    """Ends the process after some chunks, as a machine that fails would."""
+
+    after: int
+
+    def init(self, state, num_chunks):
+        del state, num_chunks
+
+    def on_chunk(self, memory, state, infos):
+        del infos
+        if int(state.progress.epoch) == self.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return memory, False
+
+    def close(self, memory, state):
+        pass
+
+
+def recipe(sampler):
+    # Not Adam: it divides by gradients that are near zero, and so magnifies rounding.
+    optim = optax.sgd(1e-3, momentum=0.9)
+    return opx.Recipe(Poisson(), optim, sampler, recovery=opx.Skip(), steps=3)
+
+
+def points(devices, folder=None, kill_after=0):
+    """A run whose points are shared out, from the newest checkpoint if there is one."""
+    chunk = recipe(opx.DataParallel(SAMPLERS["uniform"](), devices))
+    dtype = jnp.float64 if folder else jnp.float32
+    state = opx.replicated(
+        chunk.init(mlp(jr.key(1), dtype=dtype), key=jr.key(1)), devices
+    )
+    callbacks = []
+    if folder:
+        if os.path.exists(folder):
+            state = opx.restore(folder, state)
+        callbacks.append(opx.Checkpoint(folder))
+    if kill_after and jax.process_index() == 1:
+        callbacks.append(Kill(kill_after))
+    left = NUM_CHUNKS - int(state.progress.epoch)
+    return opx.fit(chunk, state, num_chunks=left, callbacks=callbacks)
+
+
+def members(devices, dtype):
+    """An ensemble whose members are shared out."""
+    one = recipe(SAMPLERS["uniform"]())
+    start = lambda key: one.init(mlp(key, dtype=dtype), key=key)
+    states = opx.shared_out(eqx.filter_vmap(start)(jr.split(jr.key(2), 8)), devices)
+    chunk = opx.Ensemble(one, devices=tuple(devices))
+    validation = opx.Validation(patience=2)
+    return opx.fit(chunk, states, num_chunks=NUM_CHUNKS, validation=validation)
+
+
+def trained(devices, kinds, folder=None, kill_after=0):
+    for kind in kinds:
+        if kind == "points":
+            yield (
+                kind,
+                points(devices, folder and f"{folder}/{len(devices)}", kill_after),
+            )
+        else:
+            yield kind, members(devices, jnp.float64 if folder else jnp.float32)
+
+
+def main(out, devices, kinds, folder=None, kill_after=0):
+    found = {}
+    for count in devices:
+        for kind, state in trained(jax.devices()[:count], kinds, folder, kill_after):
+            for i, x in enumerate(bits(opx.local(state.model))):
+                found[f"{kind} {i} {count}"] = x
+    if is_first():
+        np.savez(out, **found)
+
+
+if __name__ == "__main__":
+    main(**OPTIONS)
