@@ -436,6 +436,7 @@ def expected(recovery, chunks):
             limit = r.spike_factor * math.exp(quantile) if trusted else inf
             clip_norm = min(r.max_grad_norm, limit) if r.clips else inf
             seen.append((model, scale, result))
+        lowest *= r.max_rise
         broken = not math.isfinite(model)
         if healthy >= 10 and not broken and counts["rolled_back"] == rolled_back:
             ground, attempts = start, 0

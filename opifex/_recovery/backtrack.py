@@ -101,7 +101,9 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
     - `max_attempts`: ways back before the next resort.
     - `max_reinits`: how often that resort is taken.
     - `max_loss`: a loss above it has exploded.
-    - `max_rise`: so has one above this many times the lowest loss so far.
+    - `max_rise`: so has one above this many times the lowest loss so far; every chunk
+        begins with that lowest loss taken this many times itself, since at new points
+        a model that had all but solved the equation at the old ones may be far off.
     - `spike_quantile`, `spike_factor`: a spike is a norm beyond `spike_factor` times
         this quantile of the norms. It follows by stochastic approximation, in the
         logarithm.
@@ -257,9 +259,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         return self.factor ** record.lowered.astype(bound.dtype) * bound
 
     def _judge(self, record: _Record, info: StepInfo) -> StepInfo:
-        # Nothing follows from the ratio to a loss that is zero, or negative.
-        rise = jnp.where(record.lowest > 0, self.max_rise * record.lowest, jnp.inf)
-        limit = jnp.minimum(self.max_loss, rise)
+        limit = jnp.minimum(self.max_loss, self._risen(record))
         loss = _unweighted(info).astype(limit.dtype)
         result = _unless(info.result, loss > limit, RESULTS.exploded)
         if not self.clips:
@@ -267,6 +267,10 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             spiked = large & (record.failures < _MAX_SPIKES)
             result = _unless(result, spiked, RESULTS.spiked)
         return replace(info, result=result)
+
+    def _risen(self, record: _Record) -> Scalar:
+        # Nothing follows from the ratio to a loss that is zero, or negative.
+        return jnp.where(record.lowest > 0, self.max_rise * record.lowest, jnp.inf)
 
     def _counted(
         self, record: _Record, info: StepInfo, kept: Flag, back: Flag
@@ -326,7 +330,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             suspects=record.suspects & ~(sound | again),
             attempts=jnp.where(again, 0, attempts),
             reinits=record.reinits + again.astype(jnp.int32),
-            lowest=jnp.where(again, jnp.inf, record.lowest),
+            # The next chunk may have other points, at which the loss is another.
+            lowest=jnp.where(again, jnp.inf, self._risen(record)),
             faults=record.faults.count(rolled_back=broken, reinitialised=redrawn),
         )
         scale = jnp.where(cut, self.factor * end.step_scale, end.step_scale)
