@@ -13,7 +13,14 @@ import jax
 
 from ._misc import unknown_name
 from ._processes import end, is_first, is_peer_lost, join_processes, leave, wait_for_all
-from .zoo import BENCHMARKS, find_benchmark, OPERATORS, OPTIMIZERS, SAMPLERS
+from .zoo import (
+    BENCHMARKS,
+    find_benchmark,
+    FUNCTIONALS,
+    OPERATORS,
+    OPTIMIZERS,
+    SAMPLERS,
+)
 from .zoo.run import Config, run
 
 
@@ -108,7 +115,7 @@ def _tell(options: argparse.Namespace, figures: dict[str, Any], folder: Path) ->
 
 def _list(options: argparse.Namespace) -> int:
     del options
-    for name in sorted(BENCHMARKS | OPERATORS):
+    for name in sorted(BENCHMARKS | OPERATORS | FUNCTIONALS):
         benchmark = find_benchmark(name)
         print(f"{name:28}{benchmark.title}")
     return 0
@@ -195,6 +202,13 @@ def _report(figures: dict[str, Any], folder: Path) -> None:
     )
     if "rel_l2_fine" in figures:
         print(f"on a grid twice as fine {figures['rel_l2_fine']:.2e}")
+    if "max_error_mha" in figures:
+        print(
+            f"largest error {figures['max_error_mha']:.2f} mHa, mean "
+            f"{figures['mean_error_mha']:.2f} (chemical accuracy: 1.6; "
+            f"LDA: {figures['lda_max_error_mha']:.1f}; "
+            f"of the reference: {figures['reference_error_mha']:.3f})"
+        )
     for name, found in figures.get("coefficients", {}).items():
         print(
             f"{name} = {found['value']:.6g} +- {found['error_bar']:.2g} "

@@ -349,7 +349,11 @@ BAD = {
     ),
     "keep": (lambda: CheckpointConfig(max_to_keep=0), ValueError, "`max_to_keep`"),
     "dft": (lambda: DFTConfig(grid=3), TypeError, "Unknown name 'grid'"),
-    "scf": (lambda: SCFConfig(3), TypeError, "positional argument"),
+    "scf": (lambda: SCFConfig(mixing="dis"), ValueError, "Did you mean 'diis'"),
+    "scf depth": (lambda: SCFConfig(diis_depth=3), ValueError, "no meaning for"),
+    "scf shift": (lambda: SCFConfig(level_shift=-1), ValueError, "`level_shift`"),
+    "dft grid": (lambda: DFTConfig(grid_points=64), ValueError, "must be odd"),
+    "dft weight": (lambda: DFTConfig(energy_weight=-1), ValueError, "energy_weight"),
 }
 
 

@@ -496,7 +496,7 @@ def test_bad_data(case):
 
 
 BAD_CONFIGS = {
-    "dft": ({"dft_config": DFTConfig()}, NotImplementedError, "`dft_config`"),
+    "dft": ({"dft_config": DFTConfig()}, TypeError, "train a density functional"),
     "weight": (
         {"loss_config": LossConfig(physics_weight=2.0)}, ValueError, "set_physics"
     ),

@@ -16,6 +16,8 @@ from .._misc import Frozen
 from .._problem.forces import WithForces
 from .._problem.supervised import batched, pointwise
 from ..neural import FNO, MLP
+from ..quantum.functionals import AbstractFunctional
+from ..quantum.problem import FitFunctional
 from .bridge import NNXModel
 
 
@@ -73,8 +75,21 @@ class Imposed(eqx.Module):
         return self.around(predict(self.network, self.embed(points)), points)
 
 
+class SelfConsistent(eqx.Module):
+    """A functional inside the equations that are solved with it: it answers positions
+    of nuclei `(rows, nuclei)` in bohr with energies `(rows, 1)` in hartree."""
+
+    functional: AbstractFunctional
+    problem: FitFunctional
+
+    def __call__(self, positions: Array) -> Array:
+        return self.problem.solve(self.functional, positions).energy[:, None]
+
+
 def network_of(model: Any) -> Any:
-    """The user's own model, without the formula around it."""
+    """The user's own model, without the formula or the equations around it."""
+    if isinstance(model, SelfConsistent):
+        return model.functional
     return model.network if isinstance(model, Imposed) else model
 
 

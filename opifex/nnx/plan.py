@@ -13,6 +13,8 @@ from .._problem.base import AbstractProblem
 from .._problem.composed import Composed
 from .._problem.extra_terms import AbstractRowTerm
 from .._problem.forces import OfEnergies
+from .._problem.physics_informed import PhysicsInformed
+from .._problem.supervised import Pairs
 from .._recipe import Recipe
 from .._sampler.minibatch import Minibatch
 from .._validation import training_loss, Validation
@@ -20,6 +22,7 @@ from ..core.training.config import TrainingConfig
 from ..core.training.physics_configs import METRICS
 from .batches import Batches
 from .chunk import Epochs, Measure, measured_loss
+from .functionals import FitRows
 from .given import Given, Sets
 from .measures import ERRORS, HeldOutLoss, Metrics, Residual
 from .models import noiseless, predict, predict_forces
@@ -61,7 +64,6 @@ def make_plan(
     `make_optimizer` is handed the number of steps.
     """
     config = given.config
-    check_supported(config)
     problem = make_problem(given, sets, model)
     sampler, sizes = _sampler(config, sets, problem)
     measures = _measures(given, sets, problem, model)
@@ -81,22 +83,14 @@ def make_plan(
     return Plan(chunk, validation, sizes, tuple(names))
 
 
-def check_supported(config: TrainingConfig) -> None:
-    """Raises for what can be said, and is not there yet."""
-    for name in ("dft_config", "scf_config"):
-        if getattr(config, name) is not None:
-            raise NotImplementedError(
-                f"`{name}` is not there yet: it comes with the Kohn-Sham solver. Leave "
-                "it out."
-            )
-
-
 def _sampler(
     config: TrainingConfig, sets: Sets, problem: AbstractProblem
 ) -> tuple[Batches, np.ndarray]:
     """The batches, and how many rows count in each step of an epoch."""
     inputs, targets = sets.train
-    interior = not isinstance(problem, Composed) or problem.physics is not None
+    interior = isinstance(problem, PhysicsInformed) or (
+        isinstance(problem, Composed) and problem.physics is not None
+    )
     # Batches are pairs: where there are no targets, something stands in for them.
     filler = jnp.zeros(inputs.shape[:1], inputs.dtype)
     shown = filler if targets is None else targets
@@ -134,11 +128,13 @@ def _measures(
                 f"The metrics {sorted([*errors, *rows])} compare with targets, and "
                 "there are none. Give `val_data` with targets."
             )
-        see = predict
+        see, pairs = predict, sets.judged.pairs
         if given.forces:
             see = predict_forces
             errors = {name: OfEnergies(error) for name, error in errors.items()}
-        found.append((Metrics(sets.judged.pairs, errors, rows, see), every))
+        if isinstance(problem, FitRows):  # densities are not what it answers
+            pairs = Pairs(pairs.inputs, pairs.targets[:, :1])
+        found.append((Metrics(pairs, errors, rows, see), every))
     if "physics_residual" in wanted:
         if given.physics is None or given.physics.problem.equation is None:
             raise ValueError(
@@ -154,6 +150,8 @@ def _held_out(sets: Sets, problem: AbstractProblem) -> Measure:
     """The loss of the validation data, without noise."""
     assert sets.val is not None
     inputs, targets = sets.val
+    if isinstance(problem, FitRows):
+        return HeldOutLoss(problem, {"data": sets.val.pairs})
     if isinstance(problem, Composed) and problem.physics is None:
         judge = replace(problem.quiet, conditions=None)
         return HeldOutLoss(judge, {"data": sets.val.pairs})

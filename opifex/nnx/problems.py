@@ -11,8 +11,16 @@ from .._problem.forces import OfEnergies, WithForces
 from .._problem.physics_informed import PhysicsInformed
 from .._weighting.base import AbstractWeighting
 from .._weighting.static import Static
+from .functionals import FitRows
 from .given import Given, Sets
-from .models import apply_of, is_per_point, predict, predict_forces, real_dtype
+from .models import (
+    apply_of,
+    is_per_point,
+    predict,
+    predict_forces,
+    real_dtype,
+    SelfConsistent,
+)
 from .terms.conservation import conservation_terms, multipliers
 from .terms.multiscale import multiscale_terms
 from .terms.quantum import force_terms
@@ -28,6 +36,8 @@ _PHYSICS = {
 
 def make_problem(given: Given, sets: Sets, model: Any) -> AbstractProblem:
     """What is trained on: data, known values, an equation, further terms."""
+    if isinstance(model, SelfConsistent):
+        return _functional_problem(given, sets, model)
     config, has_targets = given.config, sets.train.targets is not None
     rows, weights = _rows(given)
     if rows and not has_targets:
@@ -72,6 +82,21 @@ def make_problem(given: Given, sets: Sets, model: Any) -> AbstractProblem:
         weights=weights,
         multiplied=lawful,
     )
+
+
+def _functional_problem(given: Given, sets: Sets, model: SelfConsistent) -> FitRows:
+    others = {
+        "`set_physics_loss` has": given.physics,
+        "`register_custom_loss` has": given.custom,
+        "`boundary_data` and `initial_data` have": sets.known,
+    }
+    for name, value in others.items():
+        if value:
+            raise ValueError(
+                f"{name} no meaning for a density functional, which is trained on "
+                "energies and densities. Leave them out."
+            )
+    return FitRows(model.problem)
 
 
 def make_weighting(given: Given, steps_per_epoch: int) -> AbstractWeighting:

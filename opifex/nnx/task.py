@@ -18,8 +18,9 @@ from .._step import init
 from ..core.physics.losses import PhysicsInformedLoss
 from ..core.training.config import TrainingConfig
 from .data import checked_pair, Data
+from .functionals import checked_molecules, is_quantum, self_consistent
 from .given import Given, Sets
-from .models import as_pytree, Imposed, real_dtype
+from .models import as_pytree, Imposed, real_dtype, SelfConsistent
 from .parts import Parts
 from .plan import make_plan, Plan
 from .steps import no_data
@@ -104,6 +105,8 @@ class Task:
         return self.plan(model)
 
     def _checked(self, name: str, pair: Any, model: Any, points: bool) -> Data:
+        if isinstance(model, SelfConsistent):
+            return checked_molecules(name, pair, model)
         quantum = self.config.quantum_config
         forces = has_forces(quantum)
         data = checked_pair(name, pair, model, points=points, forces=forces)
@@ -117,7 +120,9 @@ class Task:
 
     def pytree(self, model: Any) -> Any:
         """What is trained in place of the user's model: the same, or with exact
-        conditions the formula around it."""
+        conditions the formula around it; the equations around a functional."""
+        if is_quantum(self.config):
+            return self_consistent(model, self.config)
         plain = as_pytree(model)
         if self._ansatz is None:
             return plain

@@ -2,6 +2,7 @@ from .base import Benchmark as Benchmark, Reference as Reference
 from .recipe import (
     BENCHMARKS as BENCHMARKS,
     find_benchmark as find_benchmark,
+    FUNCTIONALS as FUNCTIONALS,
     make_benchmark as make_benchmark,
     make_recipe as make_recipe,
     OPERATORS as OPERATORS,

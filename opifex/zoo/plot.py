@@ -10,8 +10,12 @@ from .panels import draw_field
 
 
 def plot_run(folder: Path) -> list[Path]:
-    """Draws `solution.png` and `history.png` in the folder of a run, over its files."""
+    """Draws `solution.png` and `history.png` in the folder of a run, over its files,
+    and `dissociation.png` if it is one of a density functional."""
     written = []
+    if (folder / "dissociation.npz").exists():
+        with np.load(folder / "dissociation.npz", allow_pickle=False) as data:
+            written.append(_dissociation(dict(data), folder / "dissociation.png"))
     if (folder / "solution.npz").exists():
         with np.load(folder / "solution.npz", allow_pickle=False) as data:
             written.append(_solution(dict(data), folder / "solution.png"))
@@ -29,6 +33,27 @@ def _solution(data: dict[str, np.ndarray], path: Path) -> Path:
     rows = figure.subplots(len(fields), 3, squeeze=False)
     for row, name in zip(rows, fields, strict=True):
         draw_field(list(row), name, data)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _dissociation(data: dict[str, np.ndarray], path: Path) -> Path:
+    """Energies over the separation, and how wrong they are."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x, exact = data["separation"], data["exact"]
+    left.plot(x, exact, "k-", label="exact")
+    for name, style in (("neural", "o"), ("lda", "--")):
+        left.plot(x, data[name], style, markersize=3, label=name)
+        right.semilogy(x, 1e3 * np.abs(data[name] - exact), style, markersize=3)
+    for place in data["trained"]:
+        left.axvline(place, color="grey", linewidth=0.5)
+    right.axhline(1.6, color="grey", linewidth=0.5)  # chemical accuracy
+    left.legend()
+    left.set_title("energy in hartree; trained at the lines")
+    right.set_title("|error| in mHa; chemical accuracy at the line")
+    for axis in (left, right):
+        axis.set_xlabel("separation in bohr")
     figure.savefig(path, dpi=130)
     return path
 

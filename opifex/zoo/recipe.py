@@ -16,12 +16,15 @@ from .._sampler.quasi_random import halton, latin_hypercube, QuasiRandom, sobol
 from .._sampler.rad import RAD
 from .._sampler.uniform import sample_each, Uniform
 from .base import Benchmark
+from .dissociation import DissociationBenchmark, h2_dissociation
 from .operators.base import OperatorBenchmark
 from .operators.problems import burgers_operator, darcy
 from .problems import elliptic, evolution, flow, heat, inverse, many_dims, transport
 
 
-_MINIBATCH = "minibatch"
+_MINIBATCH, _MOLECULES = "minibatch", "molecules"
+
+AnyBenchmark = Benchmark | OperatorBenchmark | DissociationBenchmark
 
 # By name; each gives the benchmark with its points in a dtype.
 BENCHMARKS: dict[str, Callable[[Any], Benchmark]] = {
@@ -50,6 +53,11 @@ OPERATORS: dict[str, Callable[[Any], OperatorBenchmark]] = {
     "darcy": darcy,
 }
 
+# Those that learn a density functional.
+FUNCTIONALS: dict[str, Callable[[Any], DissociationBenchmark]] = {
+    "h2-dissociation": h2_dissociation,
+}
+
 SAMPLERS: dict[str, Callable[[Any, int], AbstractSampler]] = {
     "rad": lambda b, seed: RAD(b.domains, b.num_points, b.num_candidates),
     "uniform": lambda b, seed: Uniform(b.domains, b.num_points),
@@ -60,6 +68,7 @@ SAMPLERS: dict[str, Callable[[Any, int], AbstractSampler]] = {
     "halton": lambda b, seed: _quasi_random(b, halton, seed),
     "latin-hypercube": lambda b, seed: _quasi_random(b, latin_hypercube, seed),
     _MINIBATCH: lambda b, seed: b.minibatch(),
+    _MOLECULES: lambda b, seed: b.molecules(),
 }
 
 
@@ -80,16 +89,16 @@ def make_benchmark(name: str, dtype: Any = None) -> Benchmark:
     return BENCHMARKS[name](dtype)
 
 
-def find_benchmark(name: str, dtype: Any = None) -> Benchmark | OperatorBenchmark:
+def find_benchmark(name: str, dtype: Any = None) -> AnyBenchmark:
     """What the command line calls by that name, its numbers in `dtype`."""
-    known = BENCHMARKS | OPERATORS
+    known = BENCHMARKS | OPERATORS | FUNCTIONALS
     if name not in known:
         raise ValueError(unknown_name("problem", name, known))
     return known[name](dtype)
 
 
 def make_recipe(
-    benchmark: Benchmark | OperatorBenchmark,
+    benchmark: AnyBenchmark,
     *,
     sampler: str,
     optimizer: str,
@@ -112,11 +121,14 @@ def make_recipe(
     """
     if sampler not in SAMPLERS:
         raise ValueError(unknown_name("sampler", sampler, SAMPLERS))
-    if isinstance(benchmark, OperatorBenchmark) != (sampler == _MINIBATCH):
+    if _only_sampler(benchmark) != (
+        sampler if sampler in (_MINIBATCH, _MOLECULES) else None
+    ):
         raise ValueError(
             f"`sampler` is {sampler!r}, which does not go with {benchmark.name!r}. Use "
-            f"{_MINIBATCH!r} to learn an operator from pairs of functions, and one "
-            "that places points to solve an equation."
+            f"{_MINIBATCH!r} to learn an operator from pairs of functions, "
+            f"{_MOLECULES!r} to learn a density functional, and one that places points "
+            "to solve an equation."
         )
     points = SAMPLERS[sampler](benchmark, seed)
     plan = functools.partial(
@@ -129,3 +141,10 @@ def make_recipe(
     # next: that is no explosion.
     recovery = Backtrack(max_rise=1e10)
     return Recipe(benchmark.problem, plan(), points, recovery, steps=chunk)
+
+
+def _only_sampler(benchmark: AnyBenchmark) -> str | None:
+    """That of a benchmark without points to place."""
+    if isinstance(benchmark, OperatorBenchmark):
+        return _MINIBATCH
+    return _MOLECULES if isinstance(benchmark, DissociationBenchmark) else None

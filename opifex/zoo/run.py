@@ -23,6 +23,7 @@ from .._callback.history import History
 from .._callback.on_first import OnFirst
 from .._callback.progress import ProgressBar
 from .._checkpoint import restore
+from .._custom_types import Key
 from .._devices import local, on_host, replicated, shared_out
 from .._ensemble import Ensemble, ensemble
 from .._fit import Chunk, fit, TrainingError
@@ -32,12 +33,14 @@ from .._recipe import Recipe
 from .._results import RESULT_NAMES
 from .._sampler.data_parallel import DataParallel
 from .._state import TrainingState
+from .._validation import Validation
 from .base import Benchmark
 from .best import Best, held_out
+from .dissociation import DissociationBenchmark, judge_dissociation
 from .judge import judge
 from .operators.base import OperatorBenchmark
 from .operators.judge import judge_operator
-from .recipe import find_benchmark, make_recipe
+from .recipe import AnyBenchmark, find_benchmark, make_recipe
 
 
 # Steps between two resamplings, checkpoints and movements of the progress bar.
@@ -82,7 +85,7 @@ def run(
 
     - `config`: what to compute.
     - `folder`: gets `run.json`, `history.csv`, `best.eqx`, `solution.npz` and
-        `checkpoints`.
+        `checkpoints`, and `dissociation.npz` for a density functional.
     - `resume`: whether to go on from its newest checkpoint.
     - `quiet`: whether to do without a progress bar.
     - `time_budget`: seconds after which to stop, resumably.
@@ -101,7 +104,7 @@ def run(
         sampler=config.sampler,
         optimizer=config.optimizer,
         steps=config.steps,
-        chunk=min(CHUNK, config.steps),
+        chunk=min(_length(benchmark), config.steps),
         seed=config.seed,
         # To ask for another dtype is to ask for this; every report names it.
         single_precision=dtype != jnp.float64,
@@ -116,7 +119,7 @@ def run(
         _write(folder, config, {"result": "running"})
     best = Best(folder / "best.eqx")
     callbacks: list[AbstractCallback] = [History(folder / "history.csv")]
-    if isinstance(benchmark, Benchmark):
+    if not isinstance(benchmark, OperatorBenchmark):
         callbacks.append(best)
     if not quiet:
         callbacks.append(ProgressBar(config.problem))
@@ -138,7 +141,10 @@ def run(
         model, points = best.restore(state)
         # Not by `replace`, which checks shapes: it may be that of an ensemble.
         state = eqx.tree_at(lambda s: s.model, state, model)
-        figures = judge(benchmark, recipe, state, points, path)
+        if isinstance(benchmark, DissociationBenchmark):
+            figures = judge_dissociation(benchmark, recipe, state, path)
+        else:
+            figures = judge(benchmark, recipe, state, points, path)
     figures |= {
         "dtype": config.dtype,
         "resumable": _resumable(state),
@@ -150,7 +156,7 @@ def run(
 
 
 def _first_state(
-    config: Config, benchmark: Benchmark | OperatorBenchmark, recipe: Recipe
+    config: Config, benchmark: AnyBenchmark, recipe: Recipe
 ) -> TrainingState:
     def start(key):
         model_key, run_key = jr.split(key)
@@ -161,6 +167,11 @@ def _first_state(
     if config.ensemble == 1:
         return start(key)
     return ensemble(start, jr.split(key, config.ensemble))
+
+
+def _length(benchmark: AnyBenchmark) -> int:
+    """How many steps lie between two validations."""
+    return benchmark.chunk if isinstance(benchmark, DissociationBenchmark) else CHUNK
 
 
 def _chunk_of(config: Config, recipe: Recipe, devices: tuple) -> Callable[[int], Chunk]:
@@ -180,10 +191,10 @@ def _chunk_of(config: Config, recipe: Recipe, devices: tuple) -> Callable[[int],
 
 def _train(config, benchmark, chunk, state, callbacks, time_budget) -> TrainingState:
     """Whole chunks, and one shorter if the steps are no multiple of them."""
-    end, length = time.monotonic() + time_budget, min(CHUNK, config.steps)
+    end, length = time.monotonic() + time_budget, min(_length(benchmark), config.steps)
     # After a single chunk there is nothing to choose from.
-    several = isinstance(benchmark, Benchmark) and config.steps > length
-    validation = held_out(benchmark, jr.key(config.seed)) if several else None
+    several = config.steps > length
+    validation = _validation(benchmark, jr.key(config.seed)) if several else None
     left = max(config.steps - int(np.max(on_host(state.step))), 0)
     whole, rest = divmod(left, length)
     for steps, num_chunks in ((length, whole), (rest, min(rest, 1))):
@@ -202,6 +213,12 @@ def _train(config, benchmark, chunk, state, callbacks, time_budget) -> TrainingS
 
 def _resumable(state: TrainingState) -> bool:
     return bool(_results(state) & _RESUMABLE)
+
+
+def _validation(benchmark: AnyBenchmark, key: Key) -> Validation | None:
+    if isinstance(benchmark, DissociationBenchmark):
+        return benchmark.validation()
+    return held_out(benchmark, key) if isinstance(benchmark, Benchmark) else None
 
 
 def _results(state: TrainingState) -> set[str]:

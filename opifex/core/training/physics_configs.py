@@ -11,6 +11,7 @@ from ...geometry.base import AbstractDomain
 from .._checks import change, check_callable, check_flag, check_names
 from .._strict import strict
 from .conservation import ConservationConfig as ConservationConfig
+from .density_functional import DFTConfig as DFTConfig, SCFConfig as SCFConfig
 
 
 __all__ = [
@@ -165,18 +166,6 @@ class QuantumTrainingConfig:
         check_number(
             "chemical_accuracy_target", self.chemical_accuracy_target, 0, open_low=True
         )
-
-
-@strict
-@dataclasses.dataclass(frozen=True)
-class DFTConfig:
-    """Of the density functional. Its settings come with the Kohn-Sham solver."""
-
-
-@strict
-@dataclasses.dataclass(frozen=True)
-class SCFConfig:
-    """Of self-consistency. Its settings come with the Kohn-Sham solver."""
 
 
 METRICS = (
