@@ -46,7 +46,7 @@ def mutate(path: Path, rng: random.Random) -> str:
 
 
 class Hang(BaseException):
-    """A restore took more than 30 s. Not an `Exception`, which would count as damage."""
+    """A restore took too long. No `Exception`, which would count as damage."""
 
 
 def _hang(number, frame):
