@@ -153,7 +153,9 @@ class Store:
     def _failure(self, error: Exception) -> CheckpointError:
         if self._lock is not None:
             for unfinished in self.directory.glob(_UNFINISHED):
-                shutil.rmtree(unfinished)  # it may be what fills the disk
+                # It may be what fills the disk. Threads of Orbax may still write there;
+                # what they leave goes when the directory is opened again.
+                shutil.rmtree(unfinished, ignore_errors=True)
         self._manager.reload()
         return CheckpointError(
             f"A checkpoint could not be written to {self.directory}: "
@@ -173,7 +175,7 @@ class Store:
 
         **Raises:** `ValueError` if one of them is sound.
         """
-        for step in self._all_steps():
+        for step in sorted(self._all_steps(), reverse=True):
             if step <= step_of(like):
                 continue
             try:

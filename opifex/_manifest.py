@@ -169,14 +169,15 @@ def _on_host(x: Array) -> np.ndarray:
 def environment() -> dict[str, Any]:
     """What the last bits of a result depend on, beside the program."""
     device = jax.devices()[0]
+    settings: Any = jax.config  # its attributes are made at run time
     return _of_process() | {
         "platform": device.platform,
         "device": device.device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "cores": _num_cores(),
-        "x64": bool(jax.config.jax_enable_x64),
-        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "x64": bool(settings.jax_enable_x64),
+        "matmul_precision": settings.jax_default_matmul_precision,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 

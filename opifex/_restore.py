@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import orbax.checkpoint as ocp
@@ -171,7 +172,7 @@ def _check_sizes(stored: Any, template: dict[str, Any]) -> None:
     """Raises if reading would allocate more than the arrays of `template` have."""
     for name, x in template.items():
         found = stored[name]
-        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         shape = found.shape[: len(x.shape)] if is_key else found.shape
         chunk = found.storage.chunk_shape if found.storage else None
         if shape != x.shape or math.prod(chunk or ()) > max(math.prod(found.shape), 1):
