@@ -97,6 +97,8 @@ def fit(
                     state = _marked(state, ending)
                     break
         except CallbackError as error:
+            if error.__cause__ is not None and is_peer_lost(error.__cause__):
+                leave(error.__cause__)
             raise _stopped_by(error, best.state) from error
         except BaseException as error:
             if is_peer_lost(error):

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from ._fit import TrainingError
 from ._misc import unknown_name
 from ._processes import end, is_first, is_peer_lost, join_processes, leave, wait_for_all
 from .zoo import BENCHMARKS, find_benchmark, OPERATORS, OPTIMIZERS, SAMPLERS
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except TrainingError as error:
+        print(f"opifex: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         if is_peer_lost(error):
             leave(error)
