@@ -84,7 +84,8 @@ def test_one_writer_a_directory(state, tmp_path):
 def test_the_clock_may_run_backwards(state, tmp_path):
     write(tmp_path, [(None, at(state, i)) for i in (1, 2, 3)])
     for i in (1, 2, 3):
-        os.utime(tmp_path / str(i), (10**9 - 1000 * i,) * 2)
+        seconds = 10**9 - 1000 * i
+        os.utime(tmp_path / str(i), (seconds, seconds))
     assert opx.restore(tmp_path, state).step == 3
 
 

@@ -85,10 +85,10 @@ def follow(pid: int, read: int, delay: float | None) -> tuple[list, bool, int]:
             words += [json.loads(line) for line in lines]
         if began is None and any(w[0] == "saving" for w in words):
             began = time.monotonic()
-        late = began is not None and delay is not None
-        if late and time.monotonic() - began >= delay:
-            os.kill(pid, signal.SIGKILL)
-            delay = None
+        if began is not None and delay is not None:
+            if time.monotonic() - began >= delay:
+                os.kill(pid, signal.SIGKILL)
+                delay = None
         time.sleep(0.001)
     os.close(read)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -156,7 +156,7 @@ def campaign(kills: int, seed: int, seconds: float) -> dict:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600)
