@@ -56,7 +56,7 @@ def _hang(number, frame):
 def campaign(mutations: int, seed: int, seconds: float) -> dict[str, int]:
     rng, end = random.Random(seed), time.monotonic() + seconds
     names = ("mutations", "silent", "hangs", "fell_back", "errored", "unharmed")
-    count = dict.fromkeys(names, 0)
+    count: dict[str, int] = dict.fromkeys(names, 0)
     signal.signal(signal.SIGALRM, _hang)
     with tempfile.TemporaryDirectory() as place:
         whole, broken = Path(place) / "whole", Path(place) / "broken"
