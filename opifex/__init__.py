@@ -182,7 +182,13 @@ from .geometry import (
 if TYPE_CHECKING:
     from ._callback.checkpoint import Checkpoint as Checkpoint
     from ._callback.tensorboard import TensorBoard as TensorBoard
-    from ._checkpoint import CheckpointError as CheckpointError, restore as restore
+    from ._manifest import (
+        CheckpointError as CheckpointError,
+        ConfigurationMismatch as ConfigurationMismatch,
+        CorruptCheckpoint as CorruptCheckpoint,
+        TemplateMismatch as TemplateMismatch,
+    )
+    from ._restore import best_step as best_step, restore as restore
 
 
 __version__ = version("opifex")
@@ -191,7 +197,11 @@ __version__ = version("opifex")
 _OPTIONAL = {
     "Checkpoint": ("._callback.checkpoint", "checkpoint"),
     "CheckpointError": ("._checkpoint", "checkpoint"),
+    "ConfigurationMismatch": ("._checkpoint", "checkpoint"),
+    "CorruptCheckpoint": ("._checkpoint", "checkpoint"),
     "restore": ("._checkpoint", "checkpoint"),
+    "best_step": ("._checkpoint", "checkpoint"),
+    "TemplateMismatch": ("._checkpoint", "checkpoint"),
     "TensorBoard": ("._callback.tensorboard", "tensorboard"),
 }
 

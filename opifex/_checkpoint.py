@@ -1,205 +1,265 @@
-import hashlib
-import json
+import dataclasses
 import logging
+import math
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-import jax.random as jr
-import jax.tree_util as jtu
-import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Array, PyTree
 
 from ._custom_types import Model
+from ._lock import DirectoryLock
+from ._manifest import (
+    CheckpointError as CheckpointError,
+    ConfigurationMismatch as ConfigurationMismatch,
+    CorruptCheckpoint as CorruptCheckpoint,
+    Leaves,
+    leaves_of,
+    make_manifest,
+    TemplateMismatch as TemplateMismatch,
+)
+from ._restore import (
+    best_step as best_step,
+    named,
+    open_manager,
+    read_step,
+    restore as restore,
+    restore_from,
+    step_of,
+    stored_losses,
+)
 from ._state import TrainingState
 
 
 _log = logging.getLogger("opifex")
 
-_Leaves = list[tuple[str, Array]]
-
-
-class CheckpointError(RuntimeError):
-    """No checkpoint of a directory could be used; the message says why, one by one."""
+# What Orbax calls a checkpoint before all of it is there.
+_UNFINISHED = "*.orbax-checkpoint-tmp"
 
 
 class Store:
     """The checkpoints of one run in one directory, written and read by Orbax.
 
-    A checkpoint is every array of the state, with the path, dtype and shape of each and
-    a digest of them all. It is believed only if all of that fits.
+    A checkpoint is every array of the state and a manifest: the path, dtype and shape
+    of each array, a digest of them all, the configuration of the run, and where it ran.
+    It is believed only if all of that fits.
+
+    Where there are several processes, all must call the same methods in the same order.
+    The first of them holds the lock and writes the manifest.
 
     **Arguments:**
 
     - `directory`: made if it is not there.
     - `keep`: how many of the latest checkpoints stay.
+    - `keep_best`: how many of those with the lowest loss stay, beside them.
+    - `asynchronous`: whether they are written in the background. Otherwise `save`
+        returns when all is on the disk.
+    - `config`: of the run, as plain JSON. It is stored, and a checkpoint with another
+        is refused.
+
+    **Raises:** `OSError` if the directory cannot be written; `BlockingIOError` if
+    another process, or another store of this one, is writing to it.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 3):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int = 3,
+        keep_best: int = 0,
+        asynchronous: bool = True,
+        config: Mapping[str, Any] | None = None,
+    ):
         self.directory = Path(directory).absolute()
-        _check_writable(self.directory)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, cleanup_tmp_directories=True
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._asynchronous, self._config = asynchronous, config
+        self._losses: dict[int, float] = {}
+        self._lock = _lock(self.directory)
+        try:
+            self._manager = open_manager(
+                self.directory,
+                ocp.CheckpointManagerOptions(
+                    preservation_policy=_Preservation(keep, keep_best, self._losses),
+                    create=False,
+                    cleanup_tmp_directories=True,
+                    async_options=ocp.AsyncOptions(
+                        # Called before a finished checkpoint gets its name.
+                        post_finalization_callback=lambda: _sync(self.directory)
+                    ),
+                ),
+            )
+            if keep_best:
+                self._losses.update(stored_losses(self.directory, self._all_steps()))
+        except BaseException:
+            self._release()
+            raise
 
     @property
     def latest(self) -> int | None:
         """The step of the newest checkpoint."""
-        return self._manager.latest_step()
+        return max(self._all_steps(), default=None)
 
-    def save(self, state: TrainingState) -> None:
-        """Writes `state`, in the background. An error shows at the next call."""
-        self._manager.check_for_errors()
-        step = _step_of(state)
-        leaves = _leaves(state)
-        manifest = {"step": step, "leaves": _spec(leaves), "sha256": _digest(leaves)}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_named(leaves)),
-            manifest=ocp.args.JsonSave(manifest),
-        )
-        if not self._manager.save(step, args=items, force=True):
+    def _all_steps(self) -> list[int]:
+        return list(self._manager.all_steps())
+
+    def save(self, state: TrainingState, *, loss: float | None = None) -> None:
+        """Writes `state`; what goes wrong in the background shows at the next call.
+
+        **Arguments:**
+
+        - `state`: of a later step than every checkpoint so far.
+        - `loss`: by which `keep_best` judges it.
+        """
+        self.check()
+        step, latest = step_of(state), self.latest
+        if latest is not None and latest >= step:
             raise CheckpointError(
                 f"The checkpoint of step {step} was not written to {self.directory}: "
-                f"there is one of step {self.latest} already."
+                f"there is one of step {latest} already."
             )
+        loss = None if loss is None or not math.isfinite(loss) else float(loss)
+        try:
+            self._write(step, leaves_of(state), loss)
+        except Exception as error:  # of many kinds
+            raise self._failure(error) from error
 
-    def restore(self, like: TrainingState[Model]) -> TrainingState[Model]:
-        """The newest state that verifies, in the structure of `like`.
+    def _write(self, step: int, leaves: Leaves, loss: float | None) -> None:
+        manifest = make_manifest(step, leaves, self._config, loss)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(named(leaves)),
+            manifest=ocp.args.JsonSave(manifest),
+        )
+        if loss is not None:
+            self._losses[step] = loss
+        if not self._manager.save(step, args=items, force=True):
+            raise RuntimeError(f"Orbax refused step {step}")
+        if not self._asynchronous:
+            self._manager.wait_until_finished()
 
-        **Raises:** [`CheckpointError`][] if there is none, naming each that was
-        rejected; at once if the newest was made for another problem, naming the arrays.
+    def check(self) -> None:
+        """Raises [`CheckpointError`][] if what was written in the background failed."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when everything is on the disk; raises as `check` does."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> CheckpointError:
+        if self._lock is not None:
+            for unfinished in self.directory.glob(_UNFINISHED):
+                # It may be what fills the disk. Threads of Orbax may still write there;
+                # what they leave goes when the directory is opened again.
+                shutil.rmtree(unfinished, ignore_errors=True)
+        self._manager.reload()
+        return CheckpointError(
+            f"A checkpoint could not be written to {self.directory}: "
+            f"{type(error).__name__}: {str(error)[:300]}. The latest on the disk is of "
+            f"step {self.latest}. Free the disk or repair the directory, and resume."
+        )
+
+    def restore(
+        self, like: TrainingState[Model], *, step: int | None = None
+    ) -> TrainingState[Model]:
+        """See [`restore`][]."""
+        return restore_from(self._manager, self.directory, like, self._config, step)
+
+    def set_aside(self, like: TrainingState) -> None:
+        """Renames the damaged checkpoints that are newer than `like`, which was read in
+        their place, so that their steps can be written again.
+
+        **Raises:** `ValueError` if one of them is sound.
         """
-        rejected = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                state = self._restore_step(step, like)
-            except _Mismatch as error:
-                raise CheckpointError(
-                    f"The checkpoint of step {step} in {self.directory} is of another "
-                    f"model, optimizer or sampler than the state to restore: {error}."
-                ) from None
-            except Exception as error:  # Orbax raises many kinds at a damaged file.
-                rejected.append(f"step {step}: {type(error).__name__}: {error}"[:300])
+        for step in sorted(self._all_steps(), reverse=True):
+            if step <= step_of(like):
                 continue
-            for reason in rejected:
-                _log.warning("A damaged checkpoint was passed over: %s", reason)
-            return state
-        why = "; ".join(rejected) or "there is none"
-        raise CheckpointError(f"No usable checkpoint in {self.directory}: {why}.")
-
-    def _restore_step(self, step: int, like: TrainingState) -> TrainingState:
-        manifest = self._read(step, manifest=ocp.args.JsonRestore())["manifest"]
-        leaves = _leaves(like)
-        _check_spec(manifest["leaves"], _spec(leaves))
-        template = jtu.tree_map(ocp.utils.to_shape_dtype_struct, _named(leaves))
-        named = self._read(step, state=ocp.args.StandardRestore(template))["state"]
-        restored = [(path, named[_name(i)]) for i, (path, _) in enumerate(leaves)]
-        if manifest["step"] != step or manifest["sha256"] != _digest(restored):
-            raise ValueError("its contents do not match their digest")
-        return _filled(like, [array for _, array in restored])
-
-    def _read(self, step: int, **items) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+            try:
+                read_step(self._manager, self.directory, step, like, None)
+            except (TemplateMismatch, ConfigurationMismatch):
+                pass
+            except Exception as error:
+                _set_aside(self.directory, step, error)
+                continue
+            raise ValueError(
+                f"`directory` {str(self.directory)!r} holds a checkpoint of step {step}"
+                f", and the run begins at step {step_of(like)}. Restore it first, or "
+                "choose another directory."
+            )
+        self._manager.reload()
 
     def close(self) -> None:
-        """Waits until everything is on the disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on the disk, and lets another write."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+            self._release()
+        _sync_folder(self.directory)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
 
-def restore(
-    directory: str | os.PathLike, like: TrainingState[Model]
-) -> TrainingState[Model]:
-    """The newest checkpoint of `directory` that verifies.
+@dataclasses.dataclass
+class _Preservation:
+    """Which checkpoints stay, for Orbax: the latest, and those of the lowest losses."""
 
-    **Arguments:**
+    latest: int
+    best: int
+    losses: Mapping[int, float]
 
-    - `directory`: as given to [`Checkpoint`][].
-    - `like`: a state of the same recipe and model, as from `recipe.init`.
-    """
-    if not Path(directory).is_dir():
-        raise FileNotFoundError(f"`directory` does not exist: {str(directory)!r}.")
-    store = Store(directory)
-    try:
-        return store.restore(like)
-    finally:
-        store.close()
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        steps = sorted(info.step for info in checkpoints)
+        known = sorted(set(steps) & self.losses.keys(), key=self.losses.__getitem__)
+        stay = {*steps[-self.latest :], *known[: self.best]}
+        return [info.step in stay for info in checkpoints]
 
 
-class _Mismatch(ValueError):
-    """A checkpoint and the state to restore are of different structure."""
-
-
-def _step_of(state: TrainingState) -> int:
-    return int(np.max(state.step))
-
-
-def _leaves(state: PyTree) -> _Leaves:
-    """Paths and arrays; those without elements, which Orbax refuses, left out."""
-    arrays = jtu.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
-    return [(jtu.keystr(path), jnp.asarray(x)) for path, x in arrays if x.size]
-
-
-def _filled(like: PyTree, arrays: list[Array]) -> PyTree:
-    dynamic, static = eqx.partition(like, eqx.is_array)
-    left = iter(arrays)
-    dynamic = jtu.tree_map(lambda x: next(left) if x.size else x, dynamic)
-    return eqx.combine(dynamic, static)
-
-
-def _name(i: int) -> str:
-    return f"{i:05d}"
-
-
-def _named(leaves: _Leaves) -> dict[str, Array]:
-    return {_name(i): array for i, (_, array) in enumerate(leaves)}
-
-
-def _plain(x: Array) -> tuple[str, np.ndarray]:
-    """The dtype of an array, or the kind of key it is, and its bytes."""
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return str(x.dtype), np.asarray(jr.key_data(x))
-    return str(x.dtype), np.asarray(x)
-
-
-def _spec(leaves: _Leaves) -> list[list]:
-    return [[path, str(x.dtype), list(x.shape)] for path, x in leaves]
-
-
-def _digest(leaves: _Leaves) -> str:
-    total = hashlib.sha256()
-    for path, x in leaves:
-        dtype, array = _plain(x)
-        total.update(json.dumps([path, dtype, array.shape]).encode())
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
-
-
-def _check_spec(stored: list[list], wanted: list[list]) -> None:
-    have, want = ({leaf[0]: leaf[1:] for leaf in s} for s in (stored, wanted))
-    differing = [
-        f"{path} is {have.get(path, 'missing')}, not {want.get(path, 'wanted')}"
-        for path in sorted(have.keys() | want.keys())
-        if have.get(path) != want.get(path)
-    ]
-    if differing:
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise _Mismatch("; ".join(differing[:5]) + more)
-
-
-def _check_writable(directory: Path) -> None:
-    probe = directory / f".writable.{os.getpid()}"
+def _lock(directory: Path) -> DirectoryLock | None:
+    """The right to write to `directory`, which the first of several processes holds."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        return DirectoryLock(directory) if jax.process_index() == 0 else None
+    except BlockingIOError:
+        raise
     except OSError as error:
         raise OSError(
             f"`directory` cannot be written: {str(directory)!r} ({error.strerror}). "
             "Choose another, or change its permissions."
         ) from None
+
+
+def _set_aside(directory: Path, step: int, error: Exception) -> None:
+    place = directory / f"damaged-{step}"
+    for i in range(1, 1000):
+        if not place.exists():
+            break
+        place = directory / f"damaged-{step}-{i}"
+    if jax.process_index() == 0:
+        (directory / str(step)).rename(place)
+    _log.warning("A damaged checkpoint is now %s: %s", place, str(error)[:300])
+
+
+def _sync(directory: Path) -> None:
+    """Has the files of the checkpoint that is being written reach the disk itself."""
+    for path in directory.glob(f"{_UNFINISHED}/**/*"):
+        if path.is_dir():
+            _sync_folder(path)
+            continue
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _sync_folder(directory: Path) -> None:
+    folder = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

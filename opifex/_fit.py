@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from ._callback.base import AbstractCallback, Watch
+from ._callback.base import AbstractCallback, CallbackError, Watch
 from ._devices import anywhere, on_host, whole
 from ._interrupts import Interrupts
 from ._misc import check_count, tree_allfinite, tree_copy, tree_where
@@ -96,6 +96,10 @@ def fit(
                 if ending is not None:
                     state = _marked(state, ending)
                     break
+        except CallbackError as error:
+            if error.__cause__ is not None and is_peer_lost(error.__cause__):
+                leave(error.__cause__)
+            raise _stopped_by(error, best.state) from error
         except BaseException as error:
             if is_peer_lost(error):
                 leave(error)
@@ -109,7 +113,9 @@ def fit(
                 raise TrainingError(message, state) from error
             raise
         finally:
-            watch.close(_resumable(state, best.state))
+            failure = watch.close(_resumable(state, best.state))
+    if failure is not None:
+        raise _stopped_by(failure, best.state) from failure
     return _handed_back(state if ending is None else best.state, state, infos, throw)
 
 
@@ -148,6 +154,11 @@ def _validate(
     validation: Validation, state: TrainingState, infos: StepInfo
 ) -> TrainingState:
     return _each(validation, state)(state, infos)
+
+
+def _stopped_by(error: CallbackError, best: TrainingState) -> TrainingError:
+    message = f"The run was stopped. {error} This error carries the best `state`."
+    return TrainingError(message, best)
 
 
 def _each(function: Callable, state: TrainingState) -> Callable:

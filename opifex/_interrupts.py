@@ -1,6 +1,7 @@
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 
 class Interrupts:
@@ -8,6 +9,9 @@ class Interrupts:
 
     A second signal of the same kind does what it would have done without this. Outside
     the main thread, where Python cannot catch signals, nothing changes.
+
+    Where one is entered within another, both note a signal, also one that came before
+    the inner was entered.
     """
 
     def __init__(self):
@@ -19,7 +23,10 @@ class Interrupts:
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) == signal.SIG_IGN:
                     continue  # a background job is to be left alone
-                self._before[number] = signal.signal(number, self._note)
+                before = signal.signal(number, self._note)
+                self._before[number] = before
+                if (outer := _owner(before)) is not None:
+                    self.received = self.received or outer.received
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -29,4 +36,14 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.received = signal.Signals(number)
-        signal.signal(number, self._before[number])
+        handler = self._before.pop(number)
+        if (outer := _owner(handler)) is not None:
+            outer._note(number, None)
+        else:
+            signal.signal(number, handler)
+
+
+def _owner(handler: Any) -> Interrupts | None:
+    """Whose `_note` a handler is, if it is one."""
+    owner = getattr(handler, "__self__", None)
+    return owner if isinstance(owner, Interrupts) else None

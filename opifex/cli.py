@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 
 import jax
 
+from ._fit import TrainingError
+from ._interrupts import Interrupts
 from ._misc import unknown_name
 from ._processes import end, is_first, is_peer_lost, join_processes, leave, wait_for_all
+from ._reading import read_json
 from .zoo import (
     BENCHMARKS,
     find_benchmark,
@@ -27,17 +31,22 @@ from .zoo.run import Config, run
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
+EXIT_CTRL_C = 130  # 128 + SIGINT, as shells have it: whoever pressed it wants an end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line.
 
-    **Returns:** 0 if done, 1 if training failed, 2 for bad arguments, 75 if the run was
-    interrupted or ran out of time and `--resume` will continue it.
+    **Returns:** 0 if done, 1 if training failed, 2 for bad arguments, 75 if
+    SIGTERM or the time budget ended the run and 130 if SIGINT (Ctrl-C) did. After both,
+    `--resume` will continue it.
     """
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except TrainingError as error:
+        print(f"opifex: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         if is_peer_lost(error):
             leave(error)
@@ -90,18 +99,21 @@ def _train(options: argparse.Namespace) -> int:
     config = _config(options, folder)
     wait_for_all("the choice of a folder, before there is a new one")
     jax.config.update("jax_enable_x64", config.dtype == "float64")
-    figures = run(
-        config,
-        folder,
-        resume=options.resume,
-        quiet=options.quiet or not is_first(),
-        time_budget=options.time_budget,
-        devices=jax.devices() if options.distributed else (),
-    )
+    with Interrupts() as interrupts:
+        figures = run(
+            config,
+            folder,
+            resume=options.resume,
+            quiet=options.quiet or not is_first(),
+            time_budget=options.time_budget,
+            devices=jax.devices() if options.distributed else (),
+        )
     if is_first():
         _tell(options, figures, folder)
     if figures["result"] == "successful":
         return 0
+    if figures["result"] == "interrupted" and interrupts.received == signal.SIGINT:
+        return EXIT_CTRL_C
     return EXIT_RESUMABLE if figures["resumable"] else EXIT_FAILED
 
 
@@ -162,7 +174,7 @@ def _config(options: argparse.Namespace, folder: Path) -> Config:
         "dtype": benchmark.dtype,
     }
     if options.resume:
-        values |= json.loads((folder / "run.json").read_text())["config"]
+        values |= _config_of(folder)
     for field in dataclasses.fields(Config):
         given = getattr(options, field.name)
         if given is not None:
@@ -171,6 +183,19 @@ def _config(options: argparse.Namespace, folder: Path) -> Config:
         known = ("float32", "float64")
         raise ValueError(unknown_name("--dtype", values["dtype"], known))
     return Config(**values)
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """The configuration of the run in `folder`."""
+    document = read_json(folder / "run.json")
+    config = document.get("config") if isinstance(document, dict) else None
+    names = {field.name for field in dataclasses.fields(Config)}
+    if not isinstance(config, dict) or not config.keys() <= names:
+        raise ValueError(
+            f"{str(folder / 'run.json')!r} holds no configuration of a run. Repair it, "
+            "or begin anew in another folder."
+        )
+    return config
 
 
 def _draw(folder: Path) -> list[Path]:

@@ -59,19 +59,30 @@ def test_train_writes_what_it_promises_and_resumes_to_the_same_bits(tmp_path):
     ).read_bytes()
 
 
-def test_sigterm_leaves_a_run_that_resumes(tmp_path):
-    command = [sys.executable, "-m", "opifex", "train", "diffusion", "--quiet"]
+# Not ignoring SIGINT, as programs do that a shell began in the background.
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from opifex.cli import main
+sys.exit(main())
+"""
+
+
+def test_signals_leave_a_run_that_resumes(tmp_path):
+    command = [sys.executable, "-c", PROGRAM, "train", "diffusion", "--quiet"]
     options = ["--steps", "100000", "--optimizer", "adam", "--out", "run"]
-    program = subprocess.Popen([*command, *options], cwd=tmp_path)
-    history = tmp_path / "run/history.csv"
-    for _ in range(1200):  # a chunk has been run once there are rows
-        if history.exists() and history.stat().st_size:
-            break
-        time.sleep(0.1)
-    os.kill(program.pid, signal.SIGTERM)
-    assert program.wait(timeout=120) == 75
-    figures = json.loads((tmp_path / "run/run.json").read_text())["figures"]
-    assert figures["result"] == "interrupted" and figures["resumable"]
+    history, size = tmp_path / "run/history.csv", 0
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 75)):
+        program = subprocess.Popen([*command, *options], cwd=tmp_path)
+        for _ in range(1200):  # a chunk has been run once there are more rows
+            if history.exists() and history.stat().st_size > size:
+                break
+            time.sleep(0.1)
+        os.kill(program.pid, number)
+        assert program.wait(timeout=120) == code
+        figures = json.loads((tmp_path / "run/run.json").read_text())["figures"]
+        assert figures["result"] == "interrupted" and figures["resumable"]
+        options, size = [*options[:6], "--resume"], history.stat().st_size
     steps = max(int(p.name) for p in (tmp_path / "run/checkpoints").glob("[0-9]*"))
     opifex(
         *["train", "diffusion", "--resume", "--out", "run", "--quiet"],

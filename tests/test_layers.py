@@ -11,14 +11,15 @@ import opifex
 
 
 LAYERS = (
-    "_custom_types _misc _pack _scan _devices",
+    "_custom_types _misc _pack _reading _scan _devices",
     "_results _state",
     "derivatives geometry",
     "_problem",
     "_sampler _weighting _recovery _optimizer _transfer _precision",
     "_objective _least_squares _trust",
     "_step _stochastic _recipe",
-    "_callback _checkpoint _interrupts _validation _ensemble _processes _fit _cascade",
+    "_callback _checkpoint _interrupts _lock _manifest _processes _restore _validation",
+    "_ensemble _fit _cascade",
     "neural zoo quantum",
     "cli __main__",
     "nnx core training optimization",

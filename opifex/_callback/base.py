@@ -12,11 +12,15 @@ from .._state import StepInfo, TrainingState
 _log = logging.getLogger("opifex")
 
 
+class CallbackError(RuntimeError):
+    """The failure of a callback without which the run must not go on."""
+
+
 class AbstractCallback(eqx.Module, Generic[CallbackState]):
     """Looks at the run between chunks, on the host. Never edits the state.
 
     An error in `init` stops the run before its first step. A later one is logged, and
-    the run goes on without the callback.
+    the run goes on without the callback; but a [`CallbackError`][] ends the run.
     """
 
     @abc.abstractmethod
@@ -63,11 +67,13 @@ class Watch:
             raise
 
     def on_chunk(self, state: TrainingState, infos: StepInfo) -> bool:
-        """Whether any callback asks to stop."""
+        """Whether any callback asks to stop. Raises [`CallbackError`][]."""
         still_open, stop = [], False
         for callback, memory in self._open:
             try:
                 memory, wants_stop = callback.on_chunk(memory, state, infos)
+            except CallbackError:
+                raise  # and leave it open: `close` may save what can be saved
             except Exception:
                 _log.exception("%s failed; going on without it.", _name(callback))
                 self._close(callback, memory, state)
@@ -77,15 +83,20 @@ class Watch:
         self._open = still_open
         return stop
 
-    def close(self, state: TrainingState) -> None:
+    def close(self, state: TrainingState) -> CallbackError | None:
+        """Closes all of them; the first error without which the run is no success."""
+        first = None
         while self._open:
-            self._close(*self._open.pop(), state)
+            first = self._close(*self._open.pop(), state) or first
+        return first
 
-    def _close(self, callback, memory, state) -> None:
+    def _close(self, callback, memory, state) -> CallbackError | None:
         try:
             callback.close(memory, state)
-        except Exception:
+        except Exception as error:
             _log.exception("%s could not be closed.", _name(callback))
+            return error if isinstance(error, CallbackError) else None
+        return None
 
 
 def _name(callback: AbstractCallback) -> str:

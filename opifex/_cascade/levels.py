@@ -102,7 +102,9 @@ def cascade(
             if _is_stopped(state):
                 break
     finally:
-        watch.close(state)
+        failure = watch.close(state)
+    if failure is not None:
+        raise failure
     return state
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .._callback.base import AbstractCallback
+from .._reading import read_json
 from .._state import TrainingState
 
 
@@ -36,7 +37,7 @@ def resume(
     has not."""
     if not _note(directory, i).exists():
         return None
-    epoch = json.loads(_note(directory, i).read_text())["epoch"]
+    epoch = read_json(_note(directory, i))["epoch"]
     return _optional("_checkpoint").restore(_folder(directory, i), like), epoch
 
 

@@ -88,14 +88,9 @@ def restore(
     """The state of a step, or the latest that verifies."""
     store = _store(config)
     try:
-        if step is None:
-            return store.restore(like)
-        return store._restore_step(step, like)
+        return store.restore(like, step=step)
     except FileNotFoundError as error:
-        raise ValueError(
-            f"`step` = {step!r} has no checkpoint in {str(config.checkpoint_dir)!r}; "
-            f"the latest is of step {store.latest}."
-        ) from error
+        raise ValueError(str(error)) from error
     finally:
         store.close()
 

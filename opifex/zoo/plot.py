@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from .._reading import read_arrays
 from .panels import draw_field
 
 
@@ -17,8 +18,8 @@ def plot_run(folder: Path) -> list[Path]:
         with np.load(folder / "dissociation.npz", allow_pickle=False) as data:
             written.append(_dissociation(dict(data), folder / "dissociation.png"))
     if (folder / "solution.npz").exists():
-        with np.load(folder / "solution.npz", allow_pickle=False) as data:
-            written.append(_solution(dict(data), folder / "solution.png"))
+        data = read_arrays(folder / "solution.npz")
+        written.append(_solution(data, folder / "solution.png"))
     if (folder / "history.csv").exists():
         written.append(_history(folder / "history.csv", folder / "history.png"))
     if not written:

@@ -113,8 +113,10 @@ def run(
     if devices:
         place = shared_out if config.ensemble > 1 else replicated
         state = place(state, devices)
+    # A run may be made longer, but nothing else of it may change.
+    fixed = {k: v for k, v in dataclasses.asdict(config).items() if k != "steps"}
     if resume:
-        state = restore(folder / "checkpoints", state)
+        state = restore(folder / "checkpoints", state, config=fixed)
     if is_first():
         _write(folder, config, {"result": "running"})
     best = Best(folder / "best.eqx")
@@ -125,11 +127,13 @@ def run(
         callbacks.append(ProgressBar(config.problem))
     if devices:
         callbacks = [OnFirst(callback) for callback in callbacks]
-    callbacks.append(Checkpoint(folder / "checkpoints"))
+    callbacks.append(Checkpoint(folder / "checkpoints", config=fixed))
     chunk = _chunk_of(config, recipe, tuple(devices))
     try:
         state = _train(config, benchmark, chunk, state, callbacks, time_budget)
     except TrainingError as error:
+        if error.__cause__ is not None:
+            raise  # a chunk or a checkpoint failed, which is no result
         state = error.state
     state = local(state) if devices else state
     if not is_first():

@@ -1,0 +1,107 @@
+"""Damages the newest of three checkpoints at random, and looks at what is restored.
+
+    python -m tests.faults.damage [--mutations 300] [--seed 0] [--seconds 3600]
+
+Prints one JSON object last: `mutations`; of these, how many gave a state that is not
+bitwise one that was saved (`silent`), took more than 30 s (`hangs`), `fell_back` to an
+older checkpoint, raised (`errored`), or did not matter (`unharmed`). Exits with 1 if
+there were silent ones or hangs, or if none fell back.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import opifex as opx
+from opifex._checkpoint import Store
+from tests.faults.small import digest_of, make, STEPS
+
+
+def mutate(path: Path, rng: random.Random) -> str:
+    """Damages a file in one of six ways."""
+    content = bytearray(path.read_bytes())
+    how = rng.choice(["delete", "empty", "cut", "flip", "zero", "append", "flip"])
+    at = rng.randrange(max(len(content), 1))
+    if how == "delete":
+        path.unlink()
+        return how
+    if how == "empty":
+        content = bytearray()
+    elif how == "cut":
+        content = content[:at]
+    elif how == "flip" and content:
+        content[at] ^= 1 << rng.randrange(8)
+    elif how == "zero":
+        content[at:] = bytes(len(content) - at)
+    elif how == "append":
+        content += rng.randbytes(16)
+    path.write_bytes(content)
+    return how
+
+
+class Hang(BaseException):
+    """A restore took too long. No `Exception`, which would count as damage."""
+
+
+def _hang(number, frame):
+    raise Hang
+
+
+def campaign(mutations: int, seed: int, seconds: float) -> dict[str, int]:
+    rng, end = random.Random(seed), time.monotonic() + seconds
+    names = ("mutations", "silent", "hangs", "fell_back", "errored", "unharmed")
+    count: dict[str, int] = dict.fromkeys(names, 0)
+    signal.signal(signal.SIGALRM, _hang)
+    with tempfile.TemporaryDirectory() as place:
+        whole, broken = Path(place) / "whole", Path(place) / "broken"
+        recipe, state = make()
+        store, right = Store(whole), {}
+        for _ in range(3):
+            state = opx.fit(recipe, state, num_chunks=1)
+            store.save(state)
+            right[int(state.step)] = digest_of(state)
+        store.close()
+        while count["mutations"] < mutations and time.monotonic() < end:
+            shutil.copytree(whole, broken)
+            files = [p for p in (broken / str(3 * STEPS)).rglob("*") if p.is_file()]
+            path = rng.choice(sorted(files))
+            how = mutate(path, rng)
+            count["mutations"] += 1
+            signal.alarm(30)
+            try:
+                found = opx.restore(broken, state)
+            except Hang:
+                count["hangs"] += 1
+            except Exception as error:
+                count["errored"] += 1
+                print(how, path.relative_to(broken), error, file=sys.stderr)
+            else:
+                step = int(found.step)
+                same = digest_of(found) == right.get(step)
+                outcome = "unharmed" if step == 3 * STEPS else "fell_back"
+                count[outcome if same else "silent"] += 1
+            finally:
+                signal.alarm(0)
+                shutil.rmtree(broken)
+    return count
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--mutations", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=3600)
+    options = parser.parse_args()
+    count = campaign(options.mutations, options.seed, options.seconds)
+    print(json.dumps(count))
+    return int(bool(count["silent"] or count["hangs"] or not count["fell_back"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

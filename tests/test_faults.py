@@ -1,0 +1,168 @@
+"""Checkpoints on bad days. The long campaigns are in tests/faults."""
+
+import errno
+import json
+import logging
+import os
+import resource
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import opifex as opx
+from opifex._checkpoint import Store
+from opifex._manifest import digest, leaves_of, spec
+
+from .faults.damage import campaign
+from .faults.small import make
+from .helpers import assert_same_bits
+
+
+@pytest.fixture(scope="module")
+def state():
+    return make()[1]
+
+
+def at(state, step):
+    """`state` as if of another step."""
+    return replace(state, step=jnp.asarray(step, jnp.int32))
+
+
+def write(folder, states, **options):
+    store = Store(folder, **options)
+    for loss, x in states:
+        store.save(x, loss=loss)
+    store.close()
+
+
+def test_no_damage_is_believed():
+    count = campaign(20, 1, 60)
+    assert count["mutations"] == 20 and count["fell_back"] > 0
+    assert count["silent"] == count["hangs"] == 0
+
+
+def test_the_best_stay_beside_the_latest(state, tmp_path):
+    losses = [3.0, 1.0, 2.0, float("nan"), 5.0]
+    states = [(loss, at(state, i + 1)) for i, loss in enumerate(losses)]
+    write(tmp_path, states[:3], keep=1, keep_best=1)
+    write(tmp_path, states[3:], keep=1, keep_best=1)
+    assert {p.name for p in tmp_path.glob("[0-9]*")} == {"2", "5"}
+    assert opx.best_step(tmp_path) == 2
+    assert_same_bits(opx.restore(tmp_path, state, step=2), at(state, 2))
+    with pytest.raises(FileNotFoundError, match=r"`step` = 4.*\[2, 5\]"):
+        opx.restore(tmp_path, state, step=4)
+
+
+def test_the_first_format_is_still_read(state, tmp_path, caplog):
+    write(tmp_path, [(None, state)])
+    path = tmp_path / "0/manifest/metadata"
+    leaves = [leaf for leaf in leaves_of(state) if leaf[1].size]
+    old = {"step": 0, "leaves": spec(leaves), "sha256": digest(leaves)}
+    path.write_text(json.dumps(old))
+    assert_same_bits(opx.restore(tmp_path, state), state)
+    assert "format 1" in caplog.text
+    path.write_text(json.dumps(old | {"format": 99}))
+    with pytest.raises(opx.CorruptCheckpoint, match="format 99.*newer opifex"):
+        opx.restore(tmp_path, state)
+
+
+def test_one_writer_a_directory(state, tmp_path):
+    store = Store(tmp_path)
+    with pytest.raises(BlockingIOError, match=f"another run, process {os.getpid()}"):
+        Store(tmp_path)
+    store.save(state)
+    store.wait()
+    assert_same_bits(opx.restore(tmp_path, state), state)  # reading needs no lock
+    with pytest.raises(opx.CheckpointError, match="one of step 0 already"):
+        store.save(state)
+    store.close()
+    Store(tmp_path).close()
+
+
+def test_the_clock_may_run_backwards(state, tmp_path):
+    write(tmp_path, [(None, at(state, i)) for i in (1, 2, 3)])
+    for i in (1, 2, 3):
+        seconds = 10**9 - 1000 * i
+        os.utime(tmp_path / str(i), (seconds, seconds))
+    assert opx.restore(tmp_path, state).step == 3
+
+
+def test_another_configuration_is_refused_by_its_fields(state, tmp_path):
+    config = {"problem": "burgers", "seed": 0}
+    write(tmp_path, [(None, state)], config=config)
+    assert_same_bits(opx.restore(tmp_path, state, config=config), state)
+    with pytest.raises(opx.ConfigurationMismatch, match="`seed` was 0 and is 1"):
+        opx.restore(tmp_path, state, config=config | {"seed": 1})
+
+
+def test_another_environment_is_named(state, tmp_path, caplog):
+    with jax.default_matmul_precision("highest"):
+        write(tmp_path, [(None, state)])
+    with caplog.at_level(logging.WARNING):
+        assert_same_bits(opx.restore(tmp_path, state), state)
+    assert "`matmul_precision` was 'highest' and is None" in caplog.text
+
+
+def test_a_run_goes_on_in_a_directory_with_a_damaged_checkpoint(tmp_path):
+    recipe, first = make()
+    run = lambda s, n: opx.fit(
+        recipe, s, num_chunks=n, callbacks=[opx.Checkpoint(tmp_path)]
+    )
+    whole = run(first, 2)
+    for path in (tmp_path / "10/state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    assert_same_bits(run(opx.restore(tmp_path, first), 1), whole)
+    assert (tmp_path / "damaged-10").is_dir()
+    with pytest.raises(ValueError, match="step 10, and the run begins at step 0"):
+        run(first, 1)
+
+
+# Orbax leaves an event loop open when a write fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_ends_the_run_with_its_best_state(tmp_path):
+    recipe, first = make()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(infos):
+        del infos  # no file may grow beyond 64 bytes from the second chunk on
+        calls.append(None)
+        if len(calls) == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+
+    calls, callbacks = [], [opx.Collect(lambda infos: fill(infos))]
+    try:
+        with pytest.raises(opx.TrainingError, match="could not be written") as error:
+            opx.fit(
+                recipe,
+                first,
+                num_chunks=50,
+                callbacks=[*callbacks, opx.Checkpoint(tmp_path, asynchronous=False)],
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(calls) == 2 and error.value.state.step == 10
+    assert isinstance(error.value.__cause__, opx.CheckpointError)
+    assert opx.restore(tmp_path, first).step == 5
+    Store(tmp_path).close()
+    assert not list(tmp_path.glob("*tmp*"))
+
+
+@pytest.mark.parametrize("what", ["step", "file", "lock"])
+def test_links_are_not_followed(what, state, tmp_path):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    write(run, [(None, state)])
+    place = {"step": "0", "file": "0/manifest/metadata", "lock": ".lock"}[what]
+    (run / place).rename(outside)
+    (run / place).symlink_to(outside)
+    if what == "lock":
+        with pytest.raises(OSError) as error:
+            Store(run)
+        assert error.value.__cause__ is None and os.strerror(errno.ELOOP) in str(
+            error.value
+        )
+        return
+    with pytest.raises(opx.CorruptCheckpoint, match="is a link"):
+        opx.restore(run, state)
