@@ -104,7 +104,7 @@ def _train(options: argparse.Namespace) -> int:
             config,
             folder,
             resume=options.resume,
-            quiet=options.quiet or not is_first(),
+            quiet=options.quiet,
             time_budget=options.time_budget,
             devices=jax.devices() if options.distributed else (),
         )
