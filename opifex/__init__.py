@@ -78,6 +78,7 @@ from ._problem.supervised import (
     Supervised as Supervised,
 )
 from ._problem.uncertainty import coefficient_errors as coefficient_errors
+from ._processes import join_processes as join_processes
 from ._recipe import Recipe as Recipe
 from ._recovery.backtrack import Backtrack as Backtrack
 from ._recovery.base import (
