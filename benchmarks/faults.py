@@ -1,0 +1,221 @@
+"""What a run survives, and what the guard costs.
+
+    python benchmarks/faults.py [--seeds 3] [--rounds 9] [--json FILE]
+
+A PINN of Poisson's equation in one dimension (1-16-16-1, 64 points drawn anew at every
+step, Adam with a cosine schedule, 2000 steps in chunks of 20, `Backtrack()`), with a
+fault at one step, at two in a row, or at a step before there is any experience. Every
+run is compared with that of the same program and seed in which no fault fires. A table
+in Markdown is printed, and with `--json`:
+
+- `FAULT.survived`: the share of runs that came to their end with finite parameters.
+- `FAULT.error_ratio`: the largest final error over that of the clean run.
+- `FAULT.steps_lost`: the largest share of steps whose update was discarded.
+- `guard.cost`: CPU time of a step of Burgers' equation (zoo, Adam, 4096 points) with
+  `Backtrack()` over that with `NoRecovery()`; interleaved, median.
+"""
+
+import argparse
+import functools
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from _measure import median_ratios
+from jaxtyping import Array
+
+import opifex as opx
+from opifex.neural import MLP
+from opifex.zoo import make_benchmark
+
+
+STEPS, CHUNK = 2000, 20
+ONE, TWO, EARLY = (777, -1), (777, 778), (3, -1)
+# What is spoiled, by what, and at which steps.
+CASES = {
+    "data NaN": ("data", np.nan, ONE),
+    "data Inf": ("data", np.inf, ONE),
+    "gradient NaN": ("gradient", np.nan, ONE),
+    "gradient Inf": ("gradient", np.inf, ONE),
+    "gradient 1e6 times": ("gradient", 1e6, ONE),
+    "loss 1e6 times": ("loss", 1e3, ONE),  # of the residual
+    "parameters NaN": ("parameters", np.nan, ONE),
+    "parameters Inf": ("parameters", np.inf, ONE),
+    "parameters 1e6 times": ("parameters", 1e6, ONE),
+    "data NaN, two steps": ("data", np.nan, TWO),
+    "gradient 1e6 times, two steps": ("gradient", 1e6, TWO),
+    "data NaN, at step 3": ("data", np.nan, EARLY),
+    "gradient 1e6 times, at step 3": ("gradient", 1e6, EARLY),
+}
+
+
+@jax.custom_vjp
+def scaled_gradient(x, factor):
+    """`x`, with its gradient multiplied by `factor`."""
+    del factor
+    return x
+
+
+scaled_gradient.defvjp(
+    lambda x, factor: (x, factor), lambda factor, g: (factor * g, jnp.zeros(()))
+)
+
+
+class Firing(opx.AbstractSampler):
+    """The batch of another sampler, and whether a fault fires at this step."""
+
+    sampler: opx.AbstractSampler
+    steps: Array
+
+    def init(self, key):
+        return self.sampler.init(key)
+
+    def batch(self, state, key, step):
+        return self.sampler.batch(state, key, step), jnp.any(step == self.steps)
+
+    def resample(self, state, problem, model, key):
+        return self.sampler.resample(state, problem, model, key)
+
+
+class Faulty(opx.AbstractResidualProblem):
+    """Another problem, in which `value` spoils what `where` names."""
+
+    problem: opx.AbstractResidualProblem
+    value: Array
+    where: str = eqx.field(static=True)
+
+    def residuals(self, model, batch):
+        points, fires = batch
+        factor = jnp.where(fires, self.value, 1.0)
+        if self.where == "data":
+            points = {name: factor * x for name, x in points.items()}
+        if self.where == "gradient":
+            spoil = lambda x: scaled_gradient(x, factor) if eqx.is_array(x) else x
+            model = jax.tree.map(spoil, model)
+        residuals = self.problem.residuals(model, points)
+        if self.where == "loss":
+            residuals = {name: factor * r for name, r in residuals.items()}
+        return residuals
+
+
+class Spoiling(eqx.Module):
+    """The chunk of a recipe, in which the parameters that a step proposes are spoiled
+    after the optimizer is done."""
+
+    recipe: opx.Recipe
+    steps: Array
+    value: Array
+
+    def __call__(self, start):
+        recipe = self.recipe
+
+        def step(state):
+            batch = recipe.sampler.batch(None, state.key_for("batch"), state.step)
+            proposed, info = opx.train_step(recipe.problem, recipe.optim, state, batch)
+            factor = jnp.where(jnp.any(state.step == self.steps), self.value, 1.0)
+            spoil = lambda x: factor * x if eqx.is_inexact_array(x) else x
+            model = jax.tree.map(spoil, proposed.model)
+            proposed = eqx.tree_at(lambda s: s.model, proposed, model)
+            return opx.recover(recipe.recovery, state, proposed, info)
+
+        state, infos = opx.filter_scan(step, start, length=recipe.steps)
+        state = opx.anchor(recipe.recovery, start, state)
+        return opx.resample(recipe.sampler, recipe.problem, state), infos
+
+
+@opx.residual("x")
+def poisson(u, x):
+    return u.xx + jnp.pi**2 * jnp.sin(jnp.pi * x)
+
+
+PROBLEM = opx.PDE(
+    opx.Interval(-1.0, 1.0), poisson, [opx.Dirichlet("boundary", 0.0, exact=True)]
+)
+
+
+def trained(
+    where: str, value: float, steps: tuple[int, int], seed: int
+) -> tuple[bool, float, int]:
+    """Whether the run survived, its final error, and how many steps it lost."""
+    # Both are arrays of the recipe, so that all runs are of one program.
+    steps, spoiled = jnp.array(steps, jnp.int32), jnp.array(value)
+    optim = optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
+    points = Firing(opx.Uniform(PROBLEM.domains, {"interior": 64}), steps)
+    recipe = opx.Recipe(Faulty(PROBLEM, spoiled, where), optim, points, steps=CHUNK)
+    state = recipe.init(model_of(seed), key=jr.key(seed))
+    chunk = Spoiling(recipe, steps, spoiled) if where == "parameters" else recipe
+    state = opx.fit(chunk, state, num_chunks=STEPS // CHUNK, throw=False)
+    x = jnp.linspace(-1, 1, 501)
+    u = jax.vmap(state.model)(x[:, None])[:, 0]
+    error = float(jnp.linalg.norm(u - jnp.sin(jnp.pi * x)) / jnp.sqrt(250.0))
+    counts = [x for x in jax.tree.leaves(state.opt_state) if x.dtype == jnp.int32]
+    ended = bool(state.progress.result == opx.RESULTS.successful)
+    # The optimizer's count goes back with the rest.
+    return ended and np.isfinite(error), error, STEPS - int(counts[0])
+
+
+def model_of(seed: int):
+    return PROBLEM.impose(MLP((1, 16, 16, 1), key=jr.key(seed)))
+
+
+@functools.cache
+def clean(where: str, seed: int) -> float:
+    return trained(where, 1e6, (-1, -1), seed)[1]
+
+
+def survival(seeds: int) -> dict[str, float]:
+    figures = {}
+    print("| fault | tried | survived | final error / clean | steps lost |")
+    print("|---|---|---|---|---|")
+    for kind, (where, value, steps) in CASES.items():
+        runs = [trained(where, value, steps, seed) for seed in range(seeds)]
+        survived = sum(run[0] for run in runs)
+        ratio = max(run[1] / clean(where, i) for i, run in enumerate(runs))
+        lost = max(run[2] for run in runs) / STEPS
+        print(f"| {kind} | {seeds} | {survived} | {ratio:.3f} | {100 * lost:.1f} % |")
+        name = kind.replace(",", "").replace(" ", "_")
+        figures[f"{name}.survived"] = survived / seeds
+        figures |= {f"{name}.error_ratio": ratio, f"{name}.steps_lost": lost}
+    return figures
+
+
+def cost(rounds: int) -> float:
+    benchmark = make_benchmark("burgers")
+    points = {"interior": jr.uniform(jr.key(1), (4096, 2))}
+
+    def run(recovery):
+        recipe = opx.Recipe(
+            benchmark.problem,
+            optax.adam(1e-3),
+            opx.Fixed(points),
+            recovery,
+            steps=25,
+        )
+        state = recipe.init(benchmark.model(jr.key(0), jnp.float64), key=jr.key(0))
+        return lambda: opx.fit(recipe, state, num_chunks=4)
+
+    runs = {"plain": run(opx.NoRecovery()), "guarded": run(opx.Backtrack())}
+    return median_ratios(runs, "plain", rounds)["guarded"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    figures = survival(options.seeds)
+    figures["guard.cost"] = cost(options.rounds)
+    print(f"a step with the guard over one without: {figures['guard.cost']:.3f}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
