@@ -167,7 +167,7 @@ def test_where_terms_cancel(key):
             leaf[at] = leaf[at].real
             error += (np.asarray(computed)[at] - true) ** 2
             norm += true**2
-    assert error**0.5 <= 5e-15 * norm**0.5
+    assert error**0.5 <= 8e-15 * norm**0.5  # 5e-15 with fused multiply-adds
 
 
 # Networks. Each has layers 2-4, 2-4, 2-4, 4-4, 4-4, 4-1, and 4 numbers more.
