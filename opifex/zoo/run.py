@@ -138,17 +138,7 @@ def run(
     state = local(state) if devices else state
     if not is_first():
         return {"result": min(_results(state)), "resumable": _resumable(state)}
-    path = folder / "solution.npz"
-    if isinstance(benchmark, OperatorBenchmark):
-        figures = judge_operator(benchmark, recipe, state, path)
-    else:
-        model, points = best.restore(state)
-        # Not by `replace`, which checks shapes: it may be that of an ensemble.
-        state = eqx.tree_at(lambda s: s.model, state, model)
-        if isinstance(benchmark, DissociationBenchmark):
-            figures = judge_dissociation(benchmark, recipe, state, path)
-        else:
-            figures = judge(benchmark, recipe, state, points, path)
+    figures = _judged(benchmark, recipe, state, best, folder / "solution.npz")
     figures |= {
         "dtype": config.dtype,
         "resumable": _resumable(state),
@@ -157,6 +147,23 @@ def run(
     }
     _write(folder, config, figures)
     return figures
+
+
+def _judged(
+    benchmark: AnyBenchmark,
+    recipe: Recipe,
+    state: TrainingState,
+    best: Best,
+    path: Path,
+) -> dict[str, Any]:
+    if isinstance(benchmark, OperatorBenchmark):
+        return judge_operator(benchmark, recipe, state, path)
+    model, points = best.restore(state)
+    # Not by `replace`, which checks shapes: it may be that of an ensemble.
+    state = eqx.tree_at(lambda s: s.model, state, model)
+    if isinstance(benchmark, DissociationBenchmark):
+        return judge_dissociation(benchmark, recipe, state, path)
+    return judge(benchmark, recipe, state, points, path)
 
 
 def _first_state(
