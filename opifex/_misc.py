@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
-from ._custom_types import Flag
+from ._custom_types import Flag, Scalar
 from ._pack import pack
 
 
@@ -38,6 +38,17 @@ def tree_where(pred: Bool[Array, "..."], true: PyTree, false: PyTree) -> PyTree:
     return eqx.combine(unpack(jtu.tree_map(pick, arrays, others)), static)
 
 
+def trainable(model: PyTree) -> PyTree[bool]:
+    """What is trained unless said otherwise: every real or complex array that is not
+    inside an `eqx.nn.State`, where Equinox keeps its buffers, or a [`Frozen`][].
+
+    **Returns:** a pytree of the structure of `model`, or a prefix of it.
+    """
+    is_buffers = lambda x: isinstance(x, eqx.nn.State | Frozen)
+    train = lambda x: not is_buffers(x) and eqx.is_inexact_array(x)
+    return jtu.tree_map(train, model, is_leaf=is_buffers)
+
+
 def tree_allfinite(tree: PyTree) -> Flag:
     """Whether every inexact array of `tree` is free of NaN and infinities."""
     leaves = jtu.tree_leaves(eqx.filter(tree, eqx.is_inexact_array))
@@ -46,6 +57,13 @@ def tree_allfinite(tree: PyTree) -> Flag:
 
 def _allfinite(x: Array) -> Flag:
     return jnp.all(jnp.isfinite(x))
+
+
+def tree_norm(tree: PyTree) -> Scalar:
+    """The Euclidean norm of all arrays of `tree` together."""
+    arrays = jtu.tree_leaves(eqx.filter(tree, eqx.is_inexact_array))
+    squares = [jnp.sum(squared(x)).astype(float) for x in arrays]
+    return safe_sqrt(jnp.sum(jnp.stack([jnp.zeros(()), *squares])))
 
 
 def tree_copy(tree: PyTree) -> PyTree:

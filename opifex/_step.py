@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ._custom_types import Key, Model, Scalar
 from ._least_squares import LeastSquares
-from ._misc import check_count, Frozen, safe_sqrt, squared, tree_copy
+from ._misc import check_count, safe_sqrt, squared, trainable, tree_copy
 from ._objective import Objective
 from ._optimizer.base import check_optimizer
 from ._precision import Precision
@@ -23,17 +23,6 @@ from ._sampler.base import AbstractSampler
 from ._state import Progress, StepInfo, TrainingState
 from ._weighting.base import AbstractWeighting, check_needs, Observed, renew
 from ._weighting.static import Static
-
-
-def trainable(model: PyTree) -> PyTree[bool]:
-    """What is trained unless said otherwise: every real or complex array that is not
-    inside an `eqx.nn.State`, where Equinox keeps its buffers, or a [`Frozen`][].
-
-    **Returns:** a pytree of the structure of `model`, or a prefix of it.
-    """
-    is_buffers = lambda x: isinstance(x, eqx.nn.State | Frozen)
-    train = lambda x: not is_buffers(x) and eqx.is_inexact_array(x)
-    return jtu.tree_map(train, model, is_leaf=is_buffers)
 
 
 def init(

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ._custom_types import Scalar
 from ._misc import check_count
 from ._problem.base import AbstractProblem
+from ._recovery.base import went_back
 from ._results import RESULTS
 from ._state import StepInfo, TrainingState
 
@@ -17,12 +18,12 @@ from ._state import StepInfo, TrainingState
 def training_loss(state: TrainingState, infos: StepInfo) -> Float[Array, "..."]:
     """The mean loss over the steps of a chunk that were kept.
 
-    NaN if none was, or if the steps had to be shortened: then the run went back, and
-    what was measured before says nothing about `state`.
+    NaN if none was, or if the run went back: what was measured before says nothing
+    about `state`.
     """
     kept = infos.result == RESULTS.successful
-    went_back = state.step_scale < infos.step_scale[..., 0]
-    return jnp.where(went_back, jnp.nan, jnp.mean(infos.loss, axis=-1, where=kept))
+    back = went_back(state, infos)
+    return jnp.where(back, jnp.nan, jnp.mean(infos.loss, axis=-1, where=kept))
 
 
 class HeldOut(eqx.Module):

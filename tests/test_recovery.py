@@ -330,18 +330,49 @@ def feed_events(recovery, state, events):
         ([*[OK] * 20, SPIKE, OK], [*range(1, 21), 20, 22], 1),
         ([*[OK] * 20, *[SPIKE] * 5], [*range(1, 21), 20, 20, 20, 24, 25], 1),
         ([*[OK] * 20, SPIKE, (1e7, 1e6)], [*range(1, 21), 20, 0], 1 / 2),
+        # Before there is much to compare with, only what is far beyond it is a spike.
+        ([OK, (1.0, 999.0), OK, (1.0, 1e6), OK], [1, 2, 3, 3, 5], 1),
     ],
 )
 def test_backtrack_step_by_step(events, models, scale):
-    recovery = opx.Backtrack(heal_after=5, spike_after=20)
+    recovery = opx.Backtrack(heal_after=5, spike_after=20, retries=0)
     state, (seen, scales, _) = feed_events(recovery, begin(recovery), events)
     np.testing.assert_array_equal(seen, models)
     assert scales[-1] == scale
 
 
+@pytest.mark.parametrize(
+    ("events", "scales"),
+    [
+        ([BIG, BIG, OK, BIG], [1, 1 / 2, 1 / 2, 1 / 4]),
+        ([BIG, *[OK] * 3, BIG], [1] * 5),  # forgiven
+        ([BIG, *[OK] * 2, BIG, *[OK] * 3], [1, 1, 1, 1 / 2, 1 / 2, 1 / 2, 1]),
+    ],
+)
+def test_the_first_way_back_changes_nothing(events, scales):
+    recovery = opx.Backtrack(heal_after=3)
+    _, (_, seen, _) = feed_events(recovery, begin(recovery), events)
+    np.testing.assert_array_equal(seen, scales)
+
+
+@pytest.mark.parametrize(
+    ("size", "model", "back"), [(9e2, 9e2, 0), (1e4, 0, 1), (np.inf, 0, 1)]
+)
+def test_parameters_that_grew_beyond_reason(size, model, back):
+    """Five numbers of `size` that were one: allowed is a factor of 1000."""
+    recovery = opx.Backtrack(max_growth=1e3)
+    state, _ = feed_events(recovery, begin(recovery), [OK])
+    ones, numbers = jnp.ones(2), jnp.array([1.0, size])
+    state, _ = feed(recovery, state, ones, ones, numbers)
+    np.testing.assert_array_equal(state.model["b"], model)
+    report = opx.fault_report(state)
+    assert report["rolled_back"] == back
+    assert report["exploded"] == back * np.isfinite(size)
+
+
 def test_a_scale_that_was_set_stays():
     """Only what Backtrack itself took from the steps is given back."""
-    recovery = opx.Backtrack(heal_after=3)
+    recovery = opx.Backtrack(heal_after=3, retries=0)
     state = replace(begin(recovery), step_scale=jnp.array(0.25))
     _, (_, scales, _) = feed_events(recovery, state, [*[OK] * 7, BIG, *[OK] * 9])
     np.testing.assert_array_equal(scales, [0.25] * 7 + [0.125] * 3 + [0.25] * 7)
@@ -393,7 +424,7 @@ def expected(recovery, chunks):
     r, inf = recovery, math.inf
     model = ground = quantile = 0.0
     scale, lowest, limit, clip_norm = 1.0, inf, inf, r.max_grad_norm
-    healthy = failures = attempts = reinits = observed = 0
+    healthy = failures = attempts = reinits = observed = unhealed = 0
     counts = Counter()
     for chunk in chunks:
         start, rolled_back, seen = model, counts["rolled_back"], []
@@ -414,26 +445,29 @@ def expected(recovery, chunks):
                 counts["clipped"] += norm > clip_norm
                 if healthy % r.heal_after == 0:
                     scale = min(1.0, scale / r.factor)
-                if observed == 0 or (norm > limit and not r.clips):
-                    quantile = math.log(norm)
-                else:
-                    above = math.log(norm) > quantile
-                    quantile += 0.1 * (r.spike_quantile - (not above))
+                    unhealed = max(unhealed - 1, 0)
+                above = math.log(norm) > quantile
+                moved = quantile + 0.1 * (r.spike_quantile - (not above))
+                early = observed < r.spike_after and math.log(norm) > moved
+                if observed == 0 or early or (norm > limit and not r.clips):
+                    moved = math.log(norm)
+                quantile = moved
                 observed += 1
             else:
                 counts[result] += 1
                 healthy, second = 0, failures > 0 and result != "spiked"
                 if second or result == "exploded":
                     model, failures, attempts = ground, 0, attempts + 1
-                    scale *= r.factor
+                    unhealed += 1
+                    scale *= r.factor if unhealed > r.retries else 1
                     counts["rolled_back"] += 1
                 else:
                     failures += 1
                     counts["skipped"] += 1
                 if attempts > r.max_attempts and reinits >= r.max_reinits:
                     result = "attempts_exhausted"
-            trusted = observed >= r.spike_after
-            limit = r.spike_factor * math.exp(quantile) if trusted else inf
+            factor = r.spike_factor ** (1 if observed >= r.spike_after else 3)
+            limit = factor * math.exp(quantile) if observed else inf
             clip_norm = min(r.max_grad_norm, limit) if r.clips else inf
             seen.append((model, scale, result))
         lowest *= r.max_rise
@@ -441,7 +475,8 @@ def expected(recovery, chunks):
         if healthy >= 10 and not broken and counts["rolled_back"] == rolled_back:
             ground, attempts = start, 0
         if broken:
-            model, attempts, scale = ground, attempts + 1, r.factor * scale
+            model, attempts, unhealed = ground, attempts + 1, unhealed + 1
+            scale *= r.factor if unhealed > r.retries else 1
             counts["rolled_back"] += 1
         if attempts > r.max_attempts and reinits < r.max_reinits:
             model, attempts, reinits, lowest = ground, 0, reinits + 1, inf
@@ -548,7 +583,11 @@ def test_remedies_in_any_order():
     """Each way back takes one more than the last, and healthy steps undo the cuts."""
     order = (opx.Remedy.REDRAW, opx.Remedy.CLIP, opx.Remedy.SHORTEN)
     recovery = opx.Backtrack(
-        clips=True, max_grad_norm=8.0, spike_after=999, heal_after=20, remedies=order
+        clips=True,
+        max_grad_norm=8.0,
+        heal_after=20,
+        retries=0,
+        remedies=order,
     )
     state = begin(recovery)
     for _ in range(2):

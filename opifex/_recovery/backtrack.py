@@ -4,16 +4,22 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
-import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._custom_types import Count, Flag, Key, Scalar
-from .._misc import check_count, squared, tree_allfinite, tree_copy, tree_where
-from .._pack import pack, stack_scalars
+from .._custom_types import Count, Flag, Scalar
+from .._misc import (
+    check_count,
+    trainable,
+    tree_allfinite,
+    tree_copy,
+    tree_norm,
+    tree_where,
+)
+from .._pack import stack_scalars
 from .._results import RESULTS
-from .._state import StepInfo, TrainingState
+from .._state import StepInfo
 from .base import AbstractRecovery, CAUSES, Faults
+from .redraw import redraw_if
 from .remedies import Remedy, toward_quantile
 
 
@@ -23,12 +29,12 @@ _MAX_SPIKES = 3
 
 
 # Consecutive steps kept and not; ways back since the ground last moved; last resorts
-# taken; norms that entered the quantile; ways back that shortened the steps and have
-# not healed (the scale itself may have been lowered by others, for good); ways back
-# that lowered the bound of the norm, likewise.
+# taken; norms that entered the quantile; ways back that have not healed; those among
+# them that shortened the steps (the scale itself may have been lowered by others, for
+# good); those that lowered the bound of the norm.
 _COUNTERS = (
-    *("healthy", "failures", "attempts", "reinits", "observed", "cuts"),
-    "lowered",
+    *("healthy", "failures", "attempts", "reinits", "observed"),
+    *("unhealed", "cuts", "lowered"),
 )
 # The lowest loss of a kept step; the quantile of the logarithm of the gradient norm;
 # the norm beyond which a gradient is a spike. (Kept, though it follows from the
@@ -81,10 +87,14 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
       too, the model itself is bad, and the run goes back to its anchor.
     - A loss that exploded: back to the anchor at once. It is the sum of the terms
         without their weights that is judged: weights that grow are no explosion.
-    - The `k`-th way back since the anchor last moved takes the first `k` of the
+    - The first way back changes nothing else, since the fault may not come again. The
+      `k`-th after that, counted since the anchor last moved, takes the first `k` of the
       `remedies`. Unless told otherwise that is one: it shortens the steps by `factor`,
       which compounds, and heals by the same factor after each `heal_after` healthy
       steps.
+    - Parameters that grew beyond reason within a chunk: back to the anchor, whatever
+      the loss (networks that are saturated have small gradients, and losses as at the
+      start).
     - A gradient norm beyond `spike_factor` times its running quantile: the step is not
       taken. If three in a row were not, that is the new normal. With `clips` such a
       gradient is clipped instead.
@@ -97,17 +107,22 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
 
     - `factor`: by which a way back shortens the steps, or lowers the bound of the
         gradient norm.
-    - `heal_after`: healthy steps until one such cut is undone.
+    - `heal_after`: healthy steps until one such cut is undone, and one way back
+        forgiven.
+    - `retries`: ways back, not yet forgiven, that take no remedy.
     - `max_attempts`: ways back before the next resort.
     - `max_reinits`: how often that resort is taken.
     - `max_loss`: a loss above it has exploded.
     - `max_rise`: so has one above this many times the lowest loss so far; every chunk
         begins with that lowest loss taken this many times itself, since at new points
         a model that had all but solved the equation at the old ones may be far off.
+    - `max_growth`: the norm of all parameters (or 1, if it is less) may grow by this
+        factor within a chunk.
     - `spike_quantile`, `spike_factor`: a spike is a norm beyond `spike_factor` times
         this quantile of the norms. It follows by stochastic approximation, in the
         logarithm.
-    - `spike_after`: steps before the quantile is trusted.
+    - `spike_after`: steps before the quantile is trusted; until then a spike is a norm
+        beyond the cube of `spike_factor` times it.
     - `clips`: whether gradients are clipped, to the threshold of a spike and to
         `max_grad_norm`.
     - `max_grad_norm`: the norm that no clipped gradient exceeds.
@@ -119,10 +134,12 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
 
     factor: float = 0.5
     heal_after: int = 200
+    retries: int = 1
     max_attempts: int = 8
     max_reinits: int = 1
     max_loss: float = 1e6
     max_rise: float = 1e4
+    max_growth: float = 1e3
     spike_quantile: float = 0.9
     spike_factor: float = 10.0
     spike_after: int = 50
@@ -141,12 +158,13 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
                 raise ValueError(
                     f"`{name}` must be positive, got {getattr(self, name)!r}."
                 )
-        for name in ("max_rise", "spike_factor"):
+        for name in ("max_rise", "max_growth", "spike_factor"):
             if not getattr(self, name) > 1:
                 raise ValueError(
                     f"`{name}` must be greater than 1, got {getattr(self, name)!r}."
                 )
         check_count("heal_after", self.heal_after)
+        check_count("retries", self.retries, least=0)
         check_count("max_attempts", self.max_attempts)
         check_count("max_reinits", self.max_reinits, least=0)
         check_count("spike_after", self.spike_after)
@@ -205,7 +223,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         record = replace(record, suspects=suspects, faults=faults)
         if Remedy.REDRAW in self.remedies:
             which = jnp.where(jnp.any(suspects), suspects, info.leaf_norms > 0)
-            model = _redraw_if(redrawn, model, which, before)
+            model = redraw_if(redrawn, model, which, before)
         clip_norm = before.clip_norm
         if clip_norm is not None:
             clipped = kept & (info.grad_norm > clip_norm)
@@ -231,18 +249,20 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         """What a way back, counted in `record` already, changes there; whether it
         shortens the steps, and draws parameters anew. `heals`: whether cuts heal."""
 
-        def takes(remedy):
-            if remedy not in self.remedies:
-                return jnp.array(False)
-            place = self.remedies.index(remedy)
-            return back & (record.attempts > place) if place else back
-
         def moved(count, cut):
             undone = (heals & (count > 0)).astype(jnp.int32)
             return count + cut.astype(jnp.int32) - undone
 
+        unhealed = moved(record.unhealed, back)
+        due = jnp.minimum(record.attempts, unhealed - self.retries)
+
+        def takes(remedy):
+            if remedy not in self.remedies:
+                return jnp.array(False)
+            return back & (due > self.remedies.index(remedy))
+
         cut, redrawn = takes(Remedy.SHORTEN), takes(Remedy.REDRAW)
-        record = record.change(cuts=moved(record.cuts, cut))
+        record = record.change(unhealed=unhealed, cuts=moved(record.cuts, cut))
         if Remedy.CLIP in self.remedies:
             lowered = moved(record.lowered, takes(Remedy.CLIP))
             record = record.change(lowered=lowered)
@@ -272,6 +292,10 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         # Nothing follows from the ratio to a loss that is zero, or negative.
         return jnp.where(record.lowest > 0, self.max_rise * record.lowest, jnp.inf)
 
+    def _grown(self, start: PyTree, end: PyTree) -> Flag:
+        old, new = (tree_norm(eqx.filter(m, trainable(m))) for m in (start, end))
+        return jnp.isfinite(new) & (new > self.max_growth * jnp.maximum(old, 1))
+
     def _counted(
         self, record: _Record, info: StepInfo, kept: Flag, back: Flag
     ) -> _Record:
@@ -279,7 +303,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         loss = _unweighted(info).astype(record.lowest.dtype)
         quantile = jnp.where(use, self._follow(record, info), record.norm_quantile)
         observed = record.observed + use.astype(jnp.int32)
-        spike_norm = self.spike_factor * jnp.exp(quantile)
+        known = jnp.where(observed >= self.spike_after, 1, 3)
+        spike_norm = self.spike_factor**known * jnp.exp(quantile)
         return record.change(
             healthy=jnp.where(kept, record.healthy + 1, 0),
             # After a way back the model is the ground: it has not failed yet.
@@ -287,18 +312,21 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             attempts=record.attempts + back.astype(jnp.int32),
             lowest=jnp.where(kept, jnp.minimum(record.lowest, loss), record.lowest),
             norm_quantile=quantile,
-            spike_norm=jnp.where(observed >= self.spike_after, spike_norm, jnp.inf),
+            spike_norm=jnp.where(observed > 0, spike_norm, jnp.inf),
             observed=observed,
         )
 
     def _follow(self, record: _Record, info: StepInfo) -> Scalar:
-        """The quantile of the logarithm of the norm, moved by this norm."""
+        """The quantile of the logarithm of the norm, moved by this norm; as long as it
+        is not trusted, at least up to it."""
         norm, old = info.grad_norm, record.norm_quantile
         log = jnp.log(jnp.where(norm > 0, norm, 1)).astype(old.dtype)
         # The first, or one too many in a row so large: begin there.
         large = (norm > record.spike_norm) & (not self.clips)
         anew = (record.observed == 0) | large
-        return jnp.where(anew, log, toward_quantile(old, log, self.spike_quantile))
+        moved = toward_quantile(old, log, self.spike_quantile)
+        early = record.observed < self.spike_after
+        return jnp.where(anew | (early & (log > moved)), log, moved)
 
     def _scale(self, scale: Scalar, heals: Flag, cut: Flag) -> Scalar:
         healed = jnp.where(heals, scale / self.factor, scale)
@@ -307,7 +335,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
     def anchor(self, start, end):
         before, record = start.recovery_state.record, end.recovery_state.record
         # Nobody has looked at the last update: a run must not end on a NaN.
-        broken = ~tree_allfinite(end.model)
+        grown = self._grown(start.model, end.model)
+        broken = grown | ~tree_allfinite(end.model)
         back = record.faults.counts > before.faults.counts
         # Not after a single kept step: with a deterministic loss the first step after
         # a way back is always kept, and the attempts would never be used up.
@@ -323,8 +352,11 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         redrawn = (redrawn & jnp.any(record.suspects)) | again
         model, opt_state = tree_where(
             broken | again,
-            (_redraw_if(redrawn, ground[0], record.suspects, end), ground[1]),
+            (redraw_if(redrawn, ground[0], record.suspects, end), ground[1]),
             (end.model, end.opt_state),
+        )
+        faults = record.faults.count(
+            exploded=grown, rolled_back=broken, reinitialised=redrawn
         )
         record = record.change(
             suspects=record.suspects & ~(sound | again),
@@ -332,7 +364,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             reinits=record.reinits + again.astype(jnp.int32),
             # The next chunk may have other points, at which the loss is another.
             lowest=jnp.where(again, jnp.inf, self._risen(record)),
-            faults=record.faults.count(rolled_back=broken, reinitialised=redrawn),
+            faults=faults.went_back(end.step - 1, broken | again),
         )
         scale = jnp.where(cut, self.factor * end.step_scale, end.step_scale)
         return replace(
@@ -354,7 +386,7 @@ def _noted(
     faults = record.faults.record(
         step, info, skipped=~back, rolled_back=back, reinitialised=redrawn
     )
-    return suspects, faults
+    return suspects, faults.went_back(step, back)
 
 
 def _unweighted(info: StepInfo) -> Scalar:
@@ -365,41 +397,3 @@ def _unweighted(info: StepInfo) -> Scalar:
 def _unless(result: RESULTS, flag: Flag, cause: RESULTS) -> RESULTS:
     """`cause` where a step that was good so far has the `flag`."""
     return RESULTS.where(flag & (result == RESULTS.successful), cause, result)
-
-
-def _redraw_if(
-    again: Flag, model: PyTree, suspects: Bool[Array, " leaves"], at: TrainingState
-) -> PyTree:
-    """`model`, or if `again` with its suspect arrays shrunk to half and perturbed.
-
-    The noise has the size of the array (J. T. Ash and R. P. Adams, "On warm-starting
-    neural network training", NeurIPS 2020).
-    """
-    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-    leaves, treedef = jtu.tree_flatten(arrays)
-    key = at.key_for("recover")
-
-    def redraw(leaves):
-        # All in one draw: each by itself took a second to compile.
-        (vectors, _), unpack = pack(leaves, lambda x: True)
-        noise = {
-            name: jr.normal(jr.fold_in(key, i), x.shape, x.dtype)
-            for i, (name, x) in enumerate(sorted(vectors.items()))
-        }
-        return [
-            jnp.where(suspects[i], _perturbed(x, z), x)
-            for i, (x, z) in enumerate(zip(leaves, unpack((noise, [])), strict=True))
-        ]
-
-    leaves = jax.lax.cond(again, redraw, lambda leaves: leaves, leaves)
-    return eqx.combine(jtu.tree_unflatten(treedef, leaves), rest)
-
-
-def redrawn(x: Array, key: Key) -> Array:
-    """An array shrunk to half, and perturbed by noise of its size."""
-    return _perturbed(x, jr.normal(key, x.shape, x.dtype))
-
-
-def _perturbed(x: Array, noise: Array) -> Array:
-    size = jnp.sqrt(jnp.mean(squared(x)))
-    return 0.5 * (x + size.astype(x.dtype) * noise)

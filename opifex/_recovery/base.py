@@ -112,21 +112,27 @@ class Faults(eqx.Module):
     """What went wrong so far: how often, by cause, and where it first did."""
 
     counts: Int[Array, " causes"]
-    first: Int[Array, "3"]
+    places: Int[Array, "4"]
     """The step of the first fault, the place of the term (among the sorted names) and
-    of the array (among the inexact ones of the model) in which it showed; -1 for none.
+    of the array (among the inexact ones of the model) in which it showed; the last step
+    from which the run went back. All -1 for none.
     """
 
     @staticmethod
     def none() -> "Faults":
         """Nothing has happened yet."""
-        return Faults(jnp.zeros(len(CAUSES), jnp.int32), jnp.full(3, -1, jnp.int32))
+        return Faults(jnp.zeros(len(CAUSES), jnp.int32), jnp.full(4, -1, jnp.int32))
 
     def count(self, **happened: Flag) -> "Faults":
         """Adds one to each cause that happened."""
         no = jnp.array(False)
         hits = jnp.stack([happened.get(cause, no) for cause in CAUSES])
         return replace(self, counts=self.counts + hits.astype(jnp.int32))
+
+    def went_back(self, step: Count, back: Flag) -> "Faults":
+        """Notes the step from which the run went back, if it did."""
+        last = jnp.where(back, step, self.places[3])
+        return replace(self, places=self.places.at[3].set(last))
 
     def record(self, step: Count, info: StepInfo, **happened: Flag) -> "Faults":
         """Counts what `info.result` names and what happened; notes the first fault."""
@@ -139,8 +145,9 @@ class Faults(eqx.Module):
         )
         terms = jnp.stack([jnp.isfinite(v) for _, v in sorted(info.terms.items())])
         here = [step, _first(~terms), _first(~jnp.isfinite(info.leaf_norms))]
-        is_first = (info.result != RESULTS.successful) & (self.first[0] < 0)
-        return replace(new, first=jnp.where(is_first, jnp.stack(here), self.first))
+        is_first = (info.result != RESULTS.successful) & (self.places[0] < 0)
+        first = jnp.where(is_first, jnp.stack(here), self.places[:3])
+        return replace(new, places=jnp.append(first, self.places[3]))
 
 
 def _first(flags: Bool[Array, " n"]) -> Count:
@@ -159,14 +166,12 @@ def fault_report(state: TrainingState, terms: Sequence[str] = ()) -> dict[str, A
     and the path of the array in which the first fault showed; empty if `recovery` keeps
     no such record.
     """
-    is_faults = lambda x: isinstance(x, Faults)
-    found = jtu.tree_leaves(state.recovery_state, is_leaf=is_faults)
-    faults = [x for x in found if is_faults(x)]
-    if not faults:
+    faults = _faults_of(state)
+    if faults is None:
         return {}
-    numbers = faults[0].counts.tolist()
+    numbers = faults.counts.tolist()
     counts: dict[str, Any] = dict(zip(CAUSES, numbers, strict=True))
-    step, term, leaf = faults[0].first.tolist()
+    step, term, leaf, _ = faults.places.tolist()
     if step < 0:
         return counts
     arrays = eqx.filter(state.model, eqx.is_inexact_array)
@@ -174,3 +179,18 @@ def fault_report(state: TrainingState, terms: Sequence[str] = ()) -> dict[str, A
     name = sorted(terms)[term] if 0 <= term < len(terms) else None
     path = paths[leaf] if leaf >= 0 else None
     return counts | {"first": {"step": step, "term": name, "array": path}}
+
+
+def went_back(state: TrainingState, infos: StepInfo) -> Bool[Array, "..."]:
+    """Whether the chunk before `state` went back, so that what was measured in it says
+    nothing about `state`. False if the recovery keeps no record."""
+    faults, steps = _faults_of(state), infos.loss.shape[-1]
+    if faults is None:
+        return jnp.zeros(state.step.shape, bool)
+    return faults.places[..., 3] >= state.step - steps
+
+
+def _faults_of(state: TrainingState) -> Faults | None:
+    is_faults = lambda x: isinstance(x, Faults)
+    found = jtu.tree_leaves(state.recovery_state, is_leaf=is_faults)
+    return next((x for x in found if is_faults(x)), None)

@@ -21,7 +21,7 @@ from .view import StateView
 
 # It neither looks at the norms nor at how a loss rises: a run may begin at a model that
 # fits, whose first steps raise a tiny loss by any factor.
-_DEFAULT = Backtrack(max_rise=math.inf, spike_factor=math.inf)
+_DEFAULT = Backtrack(max_rise=math.inf, max_growth=math.inf, spike_factor=math.inf)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._misc import check_count, check_number, squared, tree_copy, unknown_name
-from .._recovery.backtrack import Backtrack, redrawn
+from .._recovery.backtrack import Backtrack
+from .._recovery.redraw import redrawn
 from .._recovery.remedies import Remedy, toward_quantile
 from .._state import TrainingState
 from .._step import trainable
@@ -267,12 +268,14 @@ def _translated(settings: _Settings) -> Backtrack:
     adapts = settings.adapt_threshold and clips
     return Backtrack(
         factor=float(settings.lr_factor),
+        retries=0,
         max_attempts=settings.max_retries,
         max_reinits=0,
         max_loss=float(settings.loss_explosion_threshold),
         # A run may begin at a model that fits: its first steps, of an optimizer that
         # remembers nothing, then raise a tiny loss by any factor.
         max_rise=math.inf,
+        max_growth=math.inf,  # of running statistics, perhaps
         spike_quantile=_QUANTILE,
         spike_factor=_ABOVE if adapts else math.inf,
         spike_after=_TRUSTED,
