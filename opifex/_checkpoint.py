@@ -3,6 +3,8 @@ import logging
 import math
 import os
 import shutil
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,9 @@ _log = logging.getLogger("opifex")
 
 # What Orbax calls a checkpoint before all of it is there.
 _UNFINISHED = "*.orbax-checkpoint-tmp"
+
+# Seconds for which the threads of a failed save are waited for.
+_PATIENCE = 10.0
 
 
 class Store:
@@ -78,12 +83,12 @@ class Store:
         self._losses: dict[int, float] = {}
         self._lock = _lock(self.directory)
         try:
+            self._sweep()
             self._manager = open_manager(
                 self.directory,
                 ocp.CheckpointManagerOptions(
                     preservation_policy=_Preservation(keep, keep_best, self._losses),
                     create=False,
-                    cleanup_tmp_directories=True,
                     async_options=ocp.AsyncOptions(
                         # Called before a finished checkpoint gets its name.
                         post_finalization_callback=lambda: _sync(self.directory)
@@ -151,17 +156,22 @@ class Store:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> CheckpointError:
-        if self._lock is not None:
-            for unfinished in self.directory.glob(_UNFINISHED):
-                # It may be what fills the disk. Threads of Orbax may still write there;
-                # what they leave goes when the directory is opened again.
-                shutil.rmtree(unfinished, ignore_errors=True)
+        _join_writers()
+        self._sweep()  # it may be what fills the disk
         self._manager.reload()
         return CheckpointError(
             f"A checkpoint could not be written to {self.directory}: "
             f"{type(error).__name__}: {str(error)[:300]}. The latest on the disk is of "
             f"step {self.latest}. Free the disk or repair the directory, and resume."
         )
+
+    def _sweep(self) -> None:
+        """Removes what was not finished. Orbax would do so in the background, and not
+        be done when the directory is closed again."""
+        if self._lock is None:
+            return
+        for unfinished in self.directory.glob(_UNFINISHED):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def restore(
         self, like: TrainingState[Model], *, step: int | None = None
@@ -197,8 +207,11 @@ class Store:
         try:
             self.wait()
         finally:
-            self._manager.close()
-            self._release()
+            try:
+                self._manager.close()
+            finally:
+                self._sweep()
+                self._release()
         _sync_folder(self.directory)
 
     def _release(self) -> None:
@@ -220,6 +233,16 @@ class _Preservation:
         known = sorted(set(steps) & self.losses.keys(), key=self.losses.__getitem__)
         stay = {*steps[-self.latest :], *known[: self.best]}
         return [info.step in stay for info in checkpoints]
+
+
+def _join_writers() -> None:
+    """Returns when no thread of Orbax writes any more: where one fails, Orbax leaves
+    the others running, which would make anew what is removed."""
+    end = time.monotonic() + _PATIENCE
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            # Theirs would raise what the thread failed with.
+            threading.Thread.join(thread, max(end - time.monotonic(), 0))
 
 
 def _lock(directory: Path) -> DirectoryLock | None:
