@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from ._best import Best
 from ._custom_types import Model
 from ._lock import DirectoryLock
 from ._manifest import (
     CheckpointError as CheckpointError,
     ConfigurationMismatch as ConfigurationMismatch,
     CorruptCheckpoint as CorruptCheckpoint,
-    Leaves,
     leaves_of,
     make_manifest,
     TemplateMismatch as TemplateMismatch,
@@ -26,7 +27,9 @@ from ._manifest import (
 from ._restore import (
     best_step as best_step,
     named,
+    note_of,
     open_manager,
+    read_best,
     read_step,
     restore as restore,
     restore_from,
@@ -109,13 +112,20 @@ class Store:
     def _all_steps(self) -> list[int]:
         return list(self._manager.all_steps())
 
-    def save(self, state: TrainingState, *, loss: float | None = None) -> None:
+    def save(
+        self,
+        state: TrainingState,
+        *,
+        loss: float | None = None,
+        best: Best | None = None,
+    ) -> None:
         """Writes `state`; what goes wrong in the background shows at the next call.
 
         **Arguments:**
 
         - `state`: of a later step than every checkpoint so far.
         - `loss`: by which `keep_best` judges it.
+        - `best`: of the run until then, which `recall` gives back.
         """
         self.check()
         step, latest = step_of(state), self.latest
@@ -126,15 +136,22 @@ class Store:
             )
         loss = None if loss is None or not math.isfinite(loss) else float(loss)
         try:
-            self._write(step, leaves_of(state), loss)
+            self._write(state, loss, best)
         except Exception as error:  # of many kinds
             raise self._failure(error) from error
 
-    def _write(self, step: int, leaves: Leaves, loss: float | None) -> None:
-        manifest = make_manifest(step, leaves, self._config, loss)
+    def _write(
+        self, state: TrainingState, loss: float | None, best: Best | None
+    ) -> None:
+        step, leaves, arrays = step_of(state), leaves_of(state), {}
+        if best is not None and not np.array_equal(best.state.step, state.step):
+            arrays = {"best": ocp.args.StandardSave(named(leaves_of(best.state)))}
+        note = None if best is None else note_of(best, apart=bool(arrays))
+        manifest = make_manifest(step, leaves, self._config, loss, note)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(named(leaves)),
             manifest=ocp.args.JsonSave(manifest),
+            **arrays,
         )
         if loss is not None:
             self._losses[step] = loss
@@ -178,6 +195,13 @@ class Store:
     ) -> TrainingState[Model]:
         """See [`restore`][]."""
         return restore_from(self._manager, self.directory, like, self._config, step)
+
+    def recall(self, state: TrainingState) -> Best | None:
+        """What was saved as the best so far with the checkpoint that is `state`; `None`
+        if there is none that can be read."""
+        if step_of(state) not in self._all_steps():
+            return None
+        return read_best(self._manager, self.directory, state)
 
     def set_aside(self, like: TrainingState) -> None:
         """Renames the damaged checkpoints that are newer than `like`, which was read in
