@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import opifex as opx
@@ -81,7 +82,7 @@ def live(folder: Path, seed: int, seconds: float, say) -> None:
     say(*found)
 
 
-def growth(values: list[float]) -> float:
+def growth(values: Sequence[float]) -> float:
     fifth = max(len(values) // 5, 1)
     before, after = values[2 * fifth : 3 * fifth], values[-fifth:]
     return statistics.median(after) - statistics.median(before)
