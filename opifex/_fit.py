@@ -14,6 +14,7 @@ from ._best import Best
 from ._callback.base import AbstractCallback, CallbackError, Watch
 from ._devices import anywhere, on_host, whole
 from ._interrupts import Interrupts
+from ._memory import advice_on_memory
 from ._misc import check_count, tree_copy, tree_where
 from ._processes import is_peer_lost, leave
 from ._recovery.base import fault_report
@@ -108,8 +109,12 @@ def fit(
             state = best.state
             if isinstance(error, Exception):
                 message = (
-                    f"A chunk failed with {type(error).__name__}, see above. Nothing "
-                    "is lost: this error carries the best `state`; go on from there."
+                    advice_on_memory(error, chunk, state)
+                    or f"A chunk failed with {type(error).__name__}, see above."
+                )
+                message += (
+                    " Nothing is lost: this error carries the best `state`; go on from "
+                    "there."
                 )
                 raise TrainingError(message, state) from error
             raise

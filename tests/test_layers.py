@@ -20,7 +20,7 @@ LAYERS = (
     "_step _stochastic _recipe",
     "_best _callback _checkpoint _interrupts _lock _manifest _processes _restore "
     "_validation",
-    "_ensemble _fit _cascade",
+    "_ensemble _memory _fit _cascade",
     "neural zoo quantum",
     "cli __main__",
     "nnx core training optimization",
