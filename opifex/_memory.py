@@ -84,5 +84,5 @@ def _first(states: TrainingState) -> TrainingState:
     return jtu.tree_map(lambda x: x[0] if eqx.is_array(x) else x, states)
 
 
-def _gigabytes(count: float) -> str:
+def _gigabytes(count: int | float) -> str:
     return f"{count / 1e9:.3g} GB"
