@@ -3,20 +3,23 @@ import logging
 import math
 import os
 import shutil
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from ._best import Best
 from ._custom_types import Model
 from ._lock import DirectoryLock
 from ._manifest import (
     CheckpointError as CheckpointError,
     ConfigurationMismatch as ConfigurationMismatch,
     CorruptCheckpoint as CorruptCheckpoint,
-    Leaves,
     leaves_of,
     make_manifest,
     TemplateMismatch as TemplateMismatch,
@@ -24,7 +27,9 @@ from ._manifest import (
 from ._restore import (
     best_step as best_step,
     named,
+    note_of,
     open_manager,
+    read_best,
     read_step,
     restore as restore,
     restore_from,
@@ -38,6 +43,9 @@ _log = logging.getLogger("opifex")
 
 # What Orbax calls a checkpoint before all of it is there.
 _UNFINISHED = "*.orbax-checkpoint-tmp"
+
+# Seconds for which the threads of a failed save are waited for.
+_PATIENCE = 10.0
 
 
 class Store:
@@ -78,12 +86,12 @@ class Store:
         self._losses: dict[int, float] = {}
         self._lock = _lock(self.directory)
         try:
+            self._sweep()
             self._manager = open_manager(
                 self.directory,
                 ocp.CheckpointManagerOptions(
                     preservation_policy=_Preservation(keep, keep_best, self._losses),
                     create=False,
-                    cleanup_tmp_directories=True,
                     async_options=ocp.AsyncOptions(
                         # Called before a finished checkpoint gets its name.
                         post_finalization_callback=lambda: _sync(self.directory)
@@ -104,13 +112,20 @@ class Store:
     def _all_steps(self) -> list[int]:
         return list(self._manager.all_steps())
 
-    def save(self, state: TrainingState, *, loss: float | None = None) -> None:
+    def save(
+        self,
+        state: TrainingState,
+        *,
+        loss: float | None = None,
+        best: Best | None = None,
+    ) -> None:
         """Writes `state`; what goes wrong in the background shows at the next call.
 
         **Arguments:**
 
         - `state`: of a later step than every checkpoint so far.
         - `loss`: by which `keep_best` judges it.
+        - `best`: of the run until then, which `recall` gives back.
         """
         self.check()
         step, latest = step_of(state), self.latest
@@ -121,15 +136,22 @@ class Store:
             )
         loss = None if loss is None or not math.isfinite(loss) else float(loss)
         try:
-            self._write(step, leaves_of(state), loss)
+            self._write(state, loss, best)
         except Exception as error:  # of many kinds
             raise self._failure(error) from error
 
-    def _write(self, step: int, leaves: Leaves, loss: float | None) -> None:
-        manifest = make_manifest(step, leaves, self._config, loss)
+    def _write(
+        self, state: TrainingState, loss: float | None, best: Best | None
+    ) -> None:
+        step, leaves, arrays = step_of(state), leaves_of(state), {}
+        if best is not None and not np.array_equal(best.state.step, state.step):
+            arrays = {"best": ocp.args.StandardSave(named(leaves_of(best.state)))}
+        note = None if best is None else note_of(best, apart=bool(arrays))
+        manifest = make_manifest(step, leaves, self._config, loss, note)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(named(leaves)),
             manifest=ocp.args.JsonSave(manifest),
+            **arrays,
         )
         if loss is not None:
             self._losses[step] = loss
@@ -151,11 +173,8 @@ class Store:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> CheckpointError:
-        if self._lock is not None:
-            for unfinished in self.directory.glob(_UNFINISHED):
-                # It may be what fills the disk. Threads of Orbax may still write there;
-                # what they leave goes when the directory is opened again.
-                shutil.rmtree(unfinished, ignore_errors=True)
+        _join_writers()
+        self._sweep()  # it may be what fills the disk
         self._manager.reload()
         return CheckpointError(
             f"A checkpoint could not be written to {self.directory}: "
@@ -163,11 +182,26 @@ class Store:
             f"step {self.latest}. Free the disk or repair the directory, and resume."
         )
 
+    def _sweep(self) -> None:
+        """Removes what was not finished. Orbax would do so in the background, and not
+        be done when the directory is closed again."""
+        if self._lock is None:
+            return
+        for unfinished in self.directory.glob(_UNFINISHED):
+            shutil.rmtree(unfinished, ignore_errors=True)
+
     def restore(
         self, like: TrainingState[Model], *, step: int | None = None
     ) -> TrainingState[Model]:
         """See [`restore`][]."""
         return restore_from(self._manager, self.directory, like, self._config, step)
+
+    def recall(self, state: TrainingState) -> Best | None:
+        """What was saved as the best so far with the checkpoint that is `state`; `None`
+        if there is none that can be read."""
+        if step_of(state) not in self._all_steps():
+            return None
+        return read_best(self._manager, self.directory, state)
 
     def set_aside(self, like: TrainingState) -> None:
         """Renames the damaged checkpoints that are newer than `like`, which was read in
@@ -197,8 +231,11 @@ class Store:
         try:
             self.wait()
         finally:
-            self._manager.close()
-            self._release()
+            try:
+                self._manager.close()
+            finally:
+                self._sweep()
+                self._release()
         _sync_folder(self.directory)
 
     def _release(self) -> None:
@@ -220,6 +257,16 @@ class _Preservation:
         known = sorted(set(steps) & self.losses.keys(), key=self.losses.__getitem__)
         stay = {*steps[-self.latest :], *known[: self.best]}
         return [info.step in stay for info in checkpoints]
+
+
+def _join_writers() -> None:
+    """Returns when no thread of Orbax writes any more: where one fails, Orbax leaves
+    the others running, which would make anew what is removed."""
+    end = time.monotonic() + _PATIENCE
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            # Theirs would raise what the thread failed with.
+            threading.Thread.join(thread, max(end - time.monotonic(), 0))
 
 
 def _lock(directory: Path) -> DirectoryLock | None:

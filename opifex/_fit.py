@@ -3,23 +3,24 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
+from ._best import Best
 from ._callback.base import AbstractCallback, CallbackError, Watch
 from ._devices import anywhere, on_host, whole
 from ._interrupts import Interrupts
-from ._misc import check_count, tree_allfinite, tree_copy, tree_where
+from ._memory import advice_on_memory
+from ._misc import check_count, tree_copy, tree_where
 from ._processes import is_peer_lost, leave
 from ._recovery.base import fault_report
 from ._results import is_fatal, RESULTS
 from ._state import StepInfo, TrainingState
-from ._validation import training_loss, Validation
+from ._validation import Validation
 
 
 _log = logging.getLogger("opifex")
@@ -78,17 +79,18 @@ def fit(
     _check_abstractly(chunk, state, validation)
     run = _compiled(jax.default_backend())
     deadline = time.monotonic() + time_budget
-    best, ending, infos = _Best.before(state, validation), None, None
+    best, ending, infos = Best.before(state, validation), None, None
     with Interrupts() as interrupts:
         watch = Watch(callbacks, state, num_chunks)
         try:
+            best = best.or_remembered(watch.recall(state), validation)
             for left in reversed(range(num_chunks)):
                 state, infos = run(chunk, state)
                 if validation is not None and _is_due(validation, state):
                     state = _validate(validation, state, infos)
                 state, infos = _visible(state), on_host(infos)
                 best = best.or_better(state, infos, validation)
-                stop = watch.on_chunk(state, infos) and left > 0
+                stop = watch.on_chunk(state, infos, best) and left > 0
                 late = time.monotonic() >= deadline and left > 0
                 received = interrupts.received is not None
                 received, late, stop = anywhere(received, late, stop)
@@ -107,8 +109,12 @@ def fit(
             state = best.state
             if isinstance(error, Exception):
                 message = (
-                    f"A chunk failed with {type(error).__name__}, see above. Nothing "
-                    "is lost: this error carries the best `state`; go on from there."
+                    advice_on_memory(error, chunk, state)
+                    or f"A chunk failed with {type(error).__name__}, see above."
+                )
+                message += (
+                    " Nothing is lost: this error carries the best `state`; go on from "
+                    "there."
                 )
                 raise TrainingError(message, state) from error
             raise
@@ -187,37 +193,6 @@ def _visible(state: TrainingState) -> TrainingState:
     """`state`, of which every process can see how far it is."""
     where = lambda s: (s.step, s.progress)
     return eqx.tree_at(where, state, whole(where(state)))
-
-
-class _Best(NamedTuple):
-    """The best state so far, of each member, and what it is judged by."""
-
-    loss: np.ndarray
-    state: TrainingState
-
-    @staticmethod
-    def before(state: TrainingState, validation: Validation | None) -> "_Best":
-        loss = np.full(state.step.shape, np.inf)
-        if validation is not None:
-            loss = np.array(state.progress.best_val_loss)
-        return _Best(loss, tree_copy(state))
-
-    def or_better(self, state, infos, validation) -> "_Best":
-        if validation is None:
-            loss = np.asarray(training_loss(state, infos))
-        else:
-            loss = np.array(state.progress.best_val_loss)
-        better = loss < self.loss
-        if not better.any():
-            return self
-        best = _keep_better(jnp.asarray(better), state, self.state)
-        return _Best(np.where(better, loss, self.loss), best)
-
-
-@eqx.filter_jit
-def _keep_better(better, state: TrainingState, best: TrainingState) -> TrainingState:
-    finite = _each(tree_allfinite, state)(state.model)
-    return tree_where(better & finite, state, best)
 
 
 def _ending(

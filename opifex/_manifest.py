@@ -53,7 +53,11 @@ def leaves_of(state: PyTree) -> Leaves:
 
 
 def make_manifest(
-    step: int, leaves: Leaves, config: Mapping[str, Any] | None, loss: float | None
+    step: int,
+    leaves: Leaves,
+    config: Mapping[str, Any] | None,
+    loss: float | None,
+    best: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that is known of a checkpoint without its arrays, as plain JSON.
 
@@ -63,6 +67,8 @@ def make_manifest(
     - `leaves`: what is in it.
     - `config`: of the run, if there is one; of plain JSON.
     - `loss`: by which it is compared with others, if any.
+    - `best`: its loss for each member, and the digest of its arrays unless it is the
+        state itself.
     """
     manifest = {
         "format": FORMAT,
@@ -73,6 +79,7 @@ def make_manifest(
         "config": None if config is None else _plain_json(config),
         "config_sha256": None if config is None else _sha256(config),
         "loss": loss,
+        "best": None if best is None else dict(best),
     }
     return manifest | {"manifest_sha256": _sha256(manifest)}
 

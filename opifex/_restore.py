@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
 
+from ._best import Best
 from ._custom_types import Model
 from ._manifest import (
     changes_of_environment,
@@ -82,6 +83,7 @@ def open_manager(
     """Orbax's view of `folder`, which knows what is in a checkpoint."""
     handlers = {
         "state": ocp.StandardCheckpointHandler(),
+        "best": ocp.StandardCheckpointHandler(),
         "manifest": ocp.JsonCheckpointHandler(),
     }
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
@@ -111,7 +113,7 @@ def restore_from(manager, folder, like, config, only) -> Any:
     rejected = []
     for step in steps if only is None else [only]:
         try:
-            state, manifest = read_step(manager, folder, step, like, config)
+            state, _, manifest = read_step(manager, folder, step, like, config)
         except TemplateMismatch as error:
             raise TemplateMismatch(
                 f"The checkpoint of step {step} in {folder} is of another model, "
@@ -144,24 +146,64 @@ def read_step(
     step: int,
     like: TrainingState,
     config: Mapping[str, Any] | None,
-) -> tuple[TrainingState, dict[str, Any]]:
-    """The state of one step and its manifest, if all of it is as it was written."""
+) -> tuple[TrainingState, Best | None, dict[str, Any]]:
+    """The state of one step, the best so far and the manifest, if all of it is as it
+    was written."""
     check_plain(folder / str(step))
     manifest = _read_manifest(folder, step)
     check_manifest(manifest, step)
     check_config(manifest, config)
+    check_template(manifest, leaves_of(like))
+    state = _read_item(manager, step, "state", like, manifest["sha256"])
+    if (note := manifest.get("best")) is None:
+        return state, None, manifest
+    best, sha256 = state, note["sha256"]
+    if sha256 is not None:
+        best = _read_item(manager, step, "best", like, sha256)
+    loss = np.array([math.inf if x is None else x for x in note["loss"]])
+    return state, Best(loss.reshape(like.step.shape), best), manifest
+
+
+def _read_item(manager, step: int, item: str, like, sha256: str) -> TrainingState:
+    """One of the states of a checkpoint, if its arrays have the digest `sha256`."""
     leaves = leaves_of(like)
-    check_template(manifest, leaves)
     template = jtu.tree_map(ocp.utils.to_shape_dtype_struct, named(leaves))
-    _check_sizes(manager.item_metadata(step)["state"], template)
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-    arrays = manager.restore(step, args=items)["state"]
+    _check_sizes(manager.item_metadata(step)[item], template)
+    items = ocp.args.Composite(**{item: ocp.args.StandardRestore(template)})
+    arrays = manager.restore(step, args=items)[item]
     restored = [
         (path, arrays[_name(i)] if x.size else x) for i, (path, x) in _numbered(leaves)
     ]
-    if spec(restored) != spec(leaves) or digest(restored) != manifest["sha256"]:
-        raise CorruptCheckpoint("its arrays do not match their digest")
-    return _filled(like, [x for _, x in restored]), manifest
+    if spec(restored) != spec(leaves) or digest(restored) != sha256:
+        raise CorruptCheckpoint(f"the arrays of its {item} do not match their digest")
+    return _filled(like, [x for _, x in restored])
+
+
+def read_best(
+    manager: ocp.CheckpointManager, folder: Path, state: TrainingState
+) -> Best | None:
+    """The best so far of the checkpoint that has the model of `state`."""
+    try:
+        found, best, _ = read_step(manager, folder, step_of(state), state, None)
+    except Exception as error:  # Orbax raises many kinds at a damaged file.
+        _log.warning(
+            "The best state before step %d is not known, since its checkpoint cannot "
+            "be read: %s",
+            *(step_of(state), str(error)[:300]),
+        )
+        return None
+    same = digest(leaves_of(found.model)) == digest(leaves_of(state.model))
+    return best if same else None
+
+
+def note_of(best: Best, *, apart: bool) -> dict[str, Any]:
+    """What a manifest says of the best state, which is `apart` from that of its step or
+    the same."""
+    losses = [float(x) if np.isfinite(x) else None for x in np.ravel(best.loss)]
+    return {
+        "loss": losses,
+        "sha256": digest(leaves_of(best.state)) if apart else None,
+    }
 
 
 def _read_manifest(folder: Path, step: int) -> Any:

@@ -139,15 +139,6 @@ def test_the_residual_is_evaluated_when_it_is_due(name, key):
     assert int(jnp.max(states[2].age["interior"])) == 2
 
 
-def test_states_are_in_the_checkpoint(key, tmp_path):
-    recipe = opx.Recipe(Fit(), optax.adam(1e-3), MAKE["rard"](), steps=2)
-    state = recipe.init(START, key=key)
-    saved = opx.fit(recipe, state, num_chunks=2, callbacks=[opx.Checkpoint(tmp_path)])
-    restored = opx.restore(tmp_path, state)
-    assert_same_bits(restored, saved)
-    assert int(restored.sampler_state.count["interior"]) == 14
-
-
 @pytest.mark.parametrize("least", [0.0, 1e-3, 0.02, 0.045])
 def test_floor(least):
     # Against the water level found by bisection.

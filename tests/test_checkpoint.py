@@ -15,38 +15,8 @@ from .helpers import (
     assert_same_bits,
     bits,
     mlp,
-    OPTIMIZERS,
-    poisson,
     regression,
-    SAMPLERS,
 )
-
-
-CASES = {
-    "regression": lambda: regression(optim=optax.adam(1e-3)),
-    "phases_and_rad": lambda: poisson(
-        optim=OPTIMIZERS["phases"](), sampler=SAMPLERS["rad"]()
-    ),
-    "sobol_and_lbfgs": lambda: poisson(
-        optim=OPTIMIZERS["lbfgs"](), sampler=SAMPLERS["sobol"]()
-    ),
-}
-
-
-@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
-def test_a_resumed_run_is_the_uninterrupted_one(make, key, tmp_path):
-    recipe, model = make()
-    state = recipe.init(model, key=key)
-    saved = opx.fit(
-        recipe, state, num_chunks=2, callbacks=[opx.Checkpoint(tmp_path, every=3)]
-    )
-    restored = opx.restore(tmp_path, state)
-    assert_same_bits(restored, saved)
-    resumed = opx.fit(
-        recipe, restored, num_chunks=2, callbacks=[opx.Checkpoint(tmp_path)]
-    )
-    assert_same_bits(resumed, opx.fit(recipe, state, num_chunks=4))
-    assert_same_bits(opx.restore(tmp_path, state), resumed)
 
 
 def test_leaves_that_orbax_minds(key, tmp_path):

@@ -1,23 +1,32 @@
 """Checkpoints on bad days. The long campaigns are in tests/faults."""
 
+import contextlib
 import errno
 import json
 import logging
 import os
+import re
 import resource
+import subprocess
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
 import pytest
 
 import opifex as opx
 from opifex._checkpoint import Store
 from opifex._manifest import digest, leaves_of, spec
+from opifex._memory import advice_on_memory
+from opifex._optimizer.memory import device_memory
 
 from .faults.damage import campaign
+from .faults.inject import Faulty, Firing, Spoiling
 from .faults.small import make
-from .helpers import assert_same_bits
+from .helpers import assert_same_bits, bits, DOMAINS, mlp, NUM_POINTS
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +159,100 @@ def test_a_full_disk_ends_the_run_with_its_best_state(tmp_path):
     assert not list(tmp_path.glob("*tmp*"))
 
 
+@pytest.fixture
+def mounted(tmp_path):
+    """Mounts a file system in memory with given options, and unmounts it."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"this process may not mount: {done.stderr.strip()}")
+        return place
+
+    yield mount
+    while place.is_mount():
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_read_only_directory_is_read_and_not_written(state, mounted):
+    place = mounted("size=8m")
+    write(place, [(None, state)])
+    mounted("remount,ro")
+    assert_same_bits(opx.restore(place, state), state)
+    with pytest.raises(OSError, match="`directory` cannot be written.*Read-only"):
+        Store(place)
+
+
+# As above, of Orbax.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_file_system_ends_the_run_with_its_best_state(mounted):
+    recipe, first = make()
+    place = mounted("size=512k")
+
+    def fill(infos):
+        del infos
+        calls.append(None)
+        if len(calls) == 2:
+            with contextlib.suppress(OSError), open(place / "full", "wb", 0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+    calls, store = [], opx.Checkpoint(place, asynchronous=False)
+    with pytest.raises(opx.TrainingError, match="could not be written") as error:
+        opx.fit(recipe, first, num_chunks=9, callbacks=[opx.Collect(fill), store])
+    assert error.value.state.step == 10
+    assert opx.restore(place, first).step == 5
+    (place / "full").unlink()
+    resumed = opx.fit(
+        recipe, opx.restore(place, first), num_chunks=1, callbacks=[store]
+    )
+    assert_same_bits(opx.restore(place, first), resumed)
+    assert not list(place.glob("*tmp*"))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_batch_that_does_not_fit(members):
+    """XLA refuses to allocate terabytes on every machine."""
+    sampler = opx.Uniform({"inside": opx.Box([0.0], [1.0])}, {"inside": 10**12})
+    recipe = opx.Recipe(Square(), optax.sgd(1e-3), sampler, opx.Skip(), steps=1)
+    one = lambda key: recipe.init(jnp.ones(()), key=key)
+    start, chunk = one(jr.key(0)), recipe
+    if members > 1:
+        chunk = opx.Ensemble(recipe)
+        start = opx.ensemble(one, jr.split(jr.key(0), members))
+    with pytest.raises(opx.TrainingError) as error:
+        opx.fit(chunk, start, num_chunks=1)
+    cause, message = error.value.__cause__, str(error.value)
+    asked = int(re.search(r"allocating (\d+) bytes", str(cause))[1])
+    assert asked > 10**12
+    assert f"asked for {asked / 1e9:.3g} GB" in message
+    assert "{'inside': 1000000000000}" in message and "Reduce the points" in message
+    fitting = int(re.search(r"about \{'inside': (\d+)\} would fit", message)[1])
+    parts = int(re.search(r"`accumulate=(\d+)`", message)[1])
+    assert fitting * asked / 10**12 < 0.81 * device_memory()
+    assert 1e12 / fitting == pytest.approx(parts, rel=0.01)
+    assert ("`batch_size` of `Ensemble`" in message) == (members > 1)
+    assert_same_bits(error.value.state.model, start.model)
+
+
+class Square(opx.AbstractResidualProblem):
+    def residuals(self, model, batch):
+        return {name: model * x[:, 0] for name, x in batch.items()}
+
+
+def test_messages_that_name_no_number_or_another_unit():
+    error = jax.errors.JaxRuntimeError
+    recipe, first = make()
+    say = lambda text: advice_on_memory(error(text), recipe, first)
+    assert say("INTERNAL: something else") is None
+    assert "did not fit into memory" in say("RESOURCE_EXHAUSTED: no more")
+    big = say("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2.00TiB.")
+    assert "asked for 2.2e+03 GB" in big
+
+
 @pytest.mark.parametrize("what", ["step", "file", "lock"])
 def test_links_are_not_followed(what, state, tmp_path):
     run, outside = tmp_path / "run", tmp_path / "outside"
@@ -166,3 +269,40 @@ def test_links_are_not_followed(what, state, tmp_path):
         return
     with pytest.raises(opx.CorruptCheckpoint, match="is a link"):
         opx.restore(run, state)
+
+
+ADAM = optax.adam(1e-3)  # one for all, so that a place is compiled once
+
+
+@pytest.mark.parametrize("where", ["data", "gradient", "parameters"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+def test_a_fault_at_one_step_is_survived(where, value):
+    """Against the run of the same program in which it never fires."""
+
+    def run(at):
+        steps, spoiled = jnp.array([at], jnp.int32), jnp.array(value)
+        sampler = Firing(opx.Uniform(DOMAINS, NUM_POINTS), steps)
+        recipe = opx.Recipe(Faulty(Line(), spoiled, where), ADAM, sampler, steps=10)
+        state = recipe.init(mlp(jr.key(0), width=4), key=jr.key(1))
+        chunk = Spoiling(recipe, steps, spoiled) if where == "parameters" else recipe
+        collect = opx.Collect((chunks := []).append)
+        state = opx.fit(chunk, state, num_chunks=12, callbacks=[collect])
+        return state, opx.join(chunks)
+
+    (state, infos), (_, clean) = run(75), run(-1)
+    assert not np.any(clean.result._value)
+    faults = np.flatnonzero(infos.result._value)
+    assert faults.size and faults[0] in (75, 76)
+    assert state.progress.result == opx.RESULTS.successful
+    assert all(np.isfinite(x).all() for x in bits(state.model))
+    # What went before it is untouched, and what was learned is not lost.
+    np.testing.assert_array_equal(infos.loss[:75], clean.loss[:75])
+    learned = np.mean(infos.loss[-10:]) < np.mean(clean.loss[:10])
+    assert learned, (np.mean(infos.loss[-10:]), np.mean(clean.loss[:10]))
+
+
+class Line(opx.AbstractResidualProblem):
+    """u = x and no derivatives, which is quick to compile."""
+
+    def residuals(self, model, batch):
+        return {n: (jax.vmap(model)(x) - x)[:, 0] for n, x in batch.items()}

@@ -187,17 +187,13 @@ def test_trust_by_hand():
     assert see(low, jnp.array(32.1)).trust == 0.25
 
 
-def test_shipped_weights_train_and_resume(key, tmp_path):
+def test_shipped_weights_train(key):
     recipe, model = regression(optim=MetaOptimizer(), steps=50)
     state = recipe.init(model, key=key)
     collect = opx.Collect((chunks := []).append)
-    whole = opx.fit(recipe, state, num_chunks=8, callbacks=[collect])
+    opx.fit(recipe, state, num_chunks=8, callbacks=[collect])
     losses = opx.join(chunks).loss
     assert losses[-50:].mean() < 0.05 * losses[0]
-    saved = opx.fit(recipe, state, num_chunks=3, callbacks=[opx.Checkpoint(tmp_path)])
-    restored = opx.restore(tmp_path, state)
-    assert_same_bits(restored, saved)
-    assert_same_bits(opx.fit(recipe, restored, num_chunks=5), whole)
 
 
 def test_shipped_weights_have_an_origin():

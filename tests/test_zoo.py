@@ -295,6 +295,11 @@ def test_the_best_model_is_judged_and_the_points_it_was_trained_on(members, tmp_
     chosen = 1 if members is None else np.array([1, 3])
     np.testing.assert_array_equal(np.asarray(model["w"]).T, [chosen, chosen])
     np.testing.assert_array_equal(points, chosen)
+    content = bytearray(best.path.read_bytes())
+    content[-1] ^= 1
+    best.path.write_bytes(content)
+    with pytest.raises(ValueError, match="best.eqx' is damaged"):
+        best.restore(state)
     # What is held out is not what is trained on, and twice as much.
     validation = held_out(benchmark, jr.key(0))
     assert {k: len(x) for k, x in validation.loss.batch.items()} == {"interior": 1000}

@@ -5,6 +5,7 @@ from typing import Any, Generic
 
 import equinox as eqx
 
+from .._best import Best
 from .._custom_types import CallbackState
 from .._state import StepInfo, TrainingState
 
@@ -49,6 +50,19 @@ class AbstractCallback(eqx.Module, Generic[CallbackState]):
         """Called once at the end, however it came, with the state that ends the run."""
 
 
+class AbstractKeeper(AbstractCallback[CallbackState]):
+    """A callback that also keeps the best state, for a run that is resumed."""
+
+    @abc.abstractmethod
+    def recall(self, memory: CallbackState, state: TrainingState) -> Best | None:
+        """What was the best when `state`, with which the run begins, was kept. Called
+        once, after `init`; an error stops the run before its first step."""
+
+    @abc.abstractmethod
+    def remember(self, memory: CallbackState, best: Best) -> CallbackState:
+        """Called before each `on_chunk`, with the best so far. The new memory."""
+
+
 class Watch:
     """Runs callbacks so that an error in one never costs the run."""
 
@@ -66,11 +80,23 @@ class Watch:
             self.close(state)
             raise
 
-    def on_chunk(self, state: TrainingState, infos: StepInfo) -> bool:
+    def recall(self, state: TrainingState) -> Best | None:
+        """The best that the first of the callbacks knows of that has one."""
+        for callback, memory in self._open:
+            if isinstance(callback, AbstractKeeper):
+                if (best := callback.recall(memory, state)) is not None:
+                    return best
+        return None
+
+    def on_chunk(
+        self, state: TrainingState, infos: StepInfo, best: Best | None = None
+    ) -> bool:
         """Whether any callback asks to stop. Raises [`CallbackError`][]."""
         still_open, stop = [], False
         for callback, memory in self._open:
             try:
+                if best is not None and isinstance(callback, AbstractKeeper):
+                    memory = callback.remember(memory, best)
                 memory, wants_stop = callback.on_chunk(memory, state, infos)
             except CallbackError:
                 raise  # and leave it open: `close` may save what can be saved

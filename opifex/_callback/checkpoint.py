@@ -1,20 +1,27 @@
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
 
+from .._best import Best
 from .._checkpoint import Store
 from .._misc import check_count
 from .._results import is_fatal
 from .._state import StepInfo, TrainingState
 from .._validation import training_loss
-from .base import AbstractCallback
+from .base import AbstractKeeper
 
 
-class Checkpoint(AbstractCallback[Store]):
-    """Writes the whole state every few chunks, and at the end, however it comes.
+class _Memory(NamedTuple):
+    store: Store
+    best: Best | None
+
+
+class Checkpoint(AbstractKeeper[_Memory]):
+    """Writes the whole state every few chunks, and at the end, however it comes; with
+    the best state so far, which a resumed run goes on with.
 
     What could not be written ends the run, at the next chunk at the latest; it still
     hands back its best state.
@@ -59,22 +66,30 @@ class Checkpoint(AbstractCallback[Store]):
         except BaseException:
             store.close()
             raise
-        return store
+        return _Memory(store, None)
+
+    def recall(self, memory, state):
+        return memory.store.recall(state)
+
+    def remember(self, memory, best):
+        return memory._replace(best=best)
 
     def on_chunk(self, memory, state, infos):
-        memory.check()
+        store, best = memory
+        store.check()
         due = int(np.max(state.progress.epoch)) % self.every == 0
         # What diverged is nothing to resume from; `close` gets the best there was.
         if due and not np.all(is_fatal(state.progress.result)):
-            memory.save(state, loss=_loss(state, infos))
+            store.save(state, loss=_loss(state, infos), best=best)
         return memory, False
 
     def close(self, memory, state):
+        store, best = memory
         try:
-            if memory.latest is None or memory.latest < int(np.max(state.step)):
-                memory.save(state)
+            if store.latest is None or store.latest < int(np.max(state.step)):
+                store.save(state, best=best)
         finally:
-            memory.close()
+            store.close()
 
 
 def _loss(state: TrainingState, infos: StepInfo) -> float:

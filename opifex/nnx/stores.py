@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from .._callback.base import AbstractCallback
+from .._callback.base import AbstractCallback, AbstractKeeper
 from .._recovery.base import fault_report
 from .._results import is_fatal
 from .._state import TrainingState
@@ -11,7 +11,7 @@ from ..core.training.config import TrainingConfig
 from .recovery import ErrorRecoveryManager
 
 
-class AfterFaults(AbstractCallback):
+class AfterFaults(AbstractKeeper):
     """Writes a checkpoint after every chunk in which something went wrong, too.
 
     **Arguments:**
@@ -19,19 +19,25 @@ class AfterFaults(AbstractCallback):
     - `regular`: writes the others.
     """
 
-    regular: AbstractCallback
+    regular: AbstractKeeper
 
     def init(self, state, num_chunks):
         return self.regular.init(state, num_chunks), _num_faults(state)
 
+    def recall(self, memory, state):
+        return self.regular.recall(memory[0], state)
+
+    def remember(self, memory, best):
+        return self.regular.remember(memory[0], best), memory[1]
+
     def on_chunk(self, memory, state, infos):
-        store, before = memory
-        store, stop = self.regular.on_chunk(store, state, infos)
+        regular, before = memory
+        regular, stop = self.regular.on_chunk(regular, state, infos)
         now = _num_faults(state)
         lost = bool(is_fatal(state.progress.result))
-        if now > before and not lost and store.latest != int(state.step):
-            store.save(state)
-        return (store, now), stop
+        if now > before and not lost and regular.store.latest != int(state.step):
+            regular.store.save(state, best=regular.best)
+        return (regular, now), stop
 
     def close(self, memory, state):
         self.regular.close(memory[0], state)

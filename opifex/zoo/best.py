@@ -1,5 +1,7 @@
 """Which of the models of a run is judged."""
 
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +67,23 @@ class Best(AbstractCallback[Any]):
         here = (state.model, state.sampler_state)
         if not self.path.exists():
             return here
-        return eqx.tree_deserialise_leaves(self.path, here)
+        digest, _, content = self.path.read_bytes().partition(b"\n")
+        if digest != _digest(content):
+            raise ValueError(
+                f"{str(self.path)!r} is damaged: it does not match its digest. Put a "
+                "copy in its place; or delete it, and the best model is looked for "
+                "anew from here on."
+            )
+        return eqx.tree_deserialise_leaves(io.BytesIO(content), here)
 
     def _write(self, best: tuple[Any, Any]) -> None:
-        """Complete or not at all."""
-        unfinished = self.path.with_suffix(".part.eqx")
-        eqx.tree_serialise_leaves(unfinished, best)
+        """Complete or not at all: a line with the digest of the rest, and the rest."""
+        content, unfinished = io.BytesIO(), self.path.with_suffix(".part.eqx")
+        eqx.tree_serialise_leaves(content, best)
+        written = content.getvalue()
+        unfinished.write_bytes(_digest(written) + b"\n" + written)
         unfinished.replace(self.path)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()

@@ -8,8 +8,6 @@ older checkpoint, raised (`errored`), or did not matter (`unharmed`). Exits with
 there were silent ones or hangs, or if none fell back.
 """
 
-import argparse
-import json
 import random
 import shutil
 import signal
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import opifex as opx
 from opifex._checkpoint import Store
+from tests.faults.command import run
 from tests.faults.small import digest_of, make, STEPS
 
 
@@ -92,16 +91,9 @@ def campaign(mutations: int, seed: int, seconds: float) -> dict[str, int]:
     return count
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--mutations", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=3600)
-    options = parser.parse_args()
-    count = campaign(options.mutations, options.seed, options.seconds)
-    print(json.dumps(count))
-    return int(bool(count["silent"] or count["hangs"] or not count["fell_back"]))
+def failed(count: dict[str, int]) -> bool:
+    return bool(count["silent"] or count["hangs"] or not count["fell_back"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, campaign, failed, mutations=300))

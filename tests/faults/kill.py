@@ -10,7 +10,6 @@ uninterrupted run (`finals_equal`, of `finals`). Half of the runs write asynchro
 Exits with 1 if anything is wrong, or if no kill landed in a save.
 """
 
-import argparse
 import json
 import os
 import random
@@ -19,11 +18,11 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 import opifex as opx
 from opifex._checkpoint import Store
+from tests.faults.command import forked, run
 from tests.faults.small import digest_of, make, STEPS, use_cache
 
 
@@ -49,23 +48,13 @@ def train(folder: Path, asynchronous: bool, say) -> None:
 
 
 def child(folder: Path, asynchronous: bool, cache: Path) -> tuple[int, int]:
-    """A process that trains, forked before JAX has threads, and what it says."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(write)
-        return pid, read
-    status = 1
-    try:
-        os.close(read)
+    """A process that trains."""
+
+    def job(say):
         use_cache(cache)
-        say = lambda *words: os.write(write, (json.dumps(words) + "\n").encode())
         train(folder, asynchronous, say)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
+
+    return forked(job)
 
 
 def follow(pid: int, read: int, delay: float | None) -> tuple[list, bool, int]:
@@ -97,24 +86,17 @@ def follow(pid: int, read: int, delay: float | None) -> tuple[list, bool, int]:
 
 def reference(cache: Path) -> dict[int, str]:
     """The digest after every chunk of a run that nobody kills; in its own process."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            use_cache(cache)
-            recipe, state = make()
-            found = {}
-            for _ in range(CHUNKS):
-                state = opx.fit(recipe, state, num_chunks=1)
-                found[int(state.step)] = digest_of(state)
-            os.write(write, json.dumps(found).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as file:
-        found = json.loads(file.read())
-    os.waitpid(pid, 0)
-    return {int(step): value for step, value in found.items()}
+
+    def job(say):
+        use_cache(cache)
+        recipe, state = make()
+        for _ in range(CHUNKS):
+            state = opx.fit(recipe, state, num_chunks=1)
+            say(int(state.step), digest_of(state))
+
+    words, _, status = follow(*forked(job), None)
+    assert status == 0
+    return dict(words)
 
 
 def campaign(kills: int, seed: int, seconds: float) -> dict:
@@ -155,18 +137,11 @@ def campaign(kills: int, seed: int, seconds: float) -> dict:
     return count
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=3600)
-    options = parser.parse_args()
-    count = campaign(options.kills, options.seed, options.seconds)
-    print(json.dumps(count))
+def failed(count: dict) -> bool:
     bad = count["wrong"] or not count["finals_equal"] or count["lost_max"] > 1
     idle = not count["mid_save"] or not count["verified_restores"]
-    return int(bool(bad or count["lost_max_sync"] or idle))
+    return bool(bad or count["lost_max_sync"] or idle)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, campaign, failed, kills=100))
