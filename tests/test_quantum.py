@@ -39,8 +39,8 @@ run = eqx.filter_jit(solve)
 attraction = eqx.filter_jit(Molecule.attraction)
 
 
-def neural(**settings):
-    return NeuralFunctional(key=jr.key(3), **{"filters": 3} | settings)
+def neural(filters=3, **settings):
+    return NeuralFunctional(filters=filters, key=jr.key(3), **settings)
 
 
 class Hybrid(AbstractFunctional):
@@ -164,6 +164,18 @@ def test_every_way_to_iterate_ends_in_one_place():
     assert found["diis"].iterations < found["linear"].iterations
     assert found["shift"].iterations > found["diis"].iterations
     np.testing.assert_allclose(wanted.energy, found["diis"].energy, atol=1e-9)
+
+
+@pytest.mark.parametrize("bound, wanted", [(5.0, 0.105), (float("inf"), -0.5)])
+def test_diis_goes_no_further_than_its_bound(bound, wanted):
+    """Changes of 1.0 and 1.1, at 0 and 0.05, cancel with coefficients 11 and -10."""
+    mixing, each = DIIS(0.05, bound=bound), np.ones(9, np.float32)
+    memory = mixing.init(jnp.asarray(0 * each))
+    for i, (place, change) in enumerate(((0.0, 1.0), (0.05, 1.1))):
+        density = jnp.asarray(place * each)
+        output = density + jnp.asarray(change * each)
+        mixed, memory = mixing(memory, density, output, jnp.asarray(i, jnp.int32))
+    np.testing.assert_allclose(mixed, wanted * each, rtol=1e-2)
 
 
 def test_gradients_are_those_of_differences():

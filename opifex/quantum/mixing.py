@@ -98,9 +98,8 @@ class DIIS(AbstractMixing):
         changes = changes.at[place].set(output - density)
         known = jnp.arange(self.depth, dtype=iteration.dtype) <= iteration
         share = _cancelling(changes, known)
-        # Not a number where nothing is left to cancel, which is beyond the bound too.
-        bounded = jnp.sum(jnp.abs(share)) <= self.bound
-        share = jnp.where(bounded, share, jax.nn.one_hot(place, self.depth))
+        alone = jax.nn.one_hot(place, self.depth, dtype=share.dtype)
+        share = jnp.where(jnp.sum(jnp.abs(share)) <= self.bound, share, alone)
         return share @ (inputs + self.alpha * changes), (inputs, changes)
 
 
