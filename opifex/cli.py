@@ -19,6 +19,7 @@ from ._processes import end, is_first, is_peer_lost, join_processes, leave, wait
 from ._reading import read_json
 from .zoo import (
     BENCHMARKS,
+    default_ensemble,
     find_benchmark,
     FUNCTIONALS,
     OPERATORS,
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("problem", help="a name that `opifex list` prints")
     train.add_argument("--steps", type=int, help="how many steps of the optimizer")
     train.add_argument("--seed", type=int, help="of every random number (0)")
-    train.add_argument("--ensemble", type=int, help="how many members, by seed (1)")
+    train.add_argument("--ensemble", type=int, help="how many members, by seed")
     train.add_argument("--sampler", help="one of: " + ", ".join(SAMPLERS))
     train.add_argument("--optimizer", help="one of: " + ", ".join(OPTIMIZERS))
     train.add_argument("--dtype", help="float32 or float64")
@@ -168,7 +169,7 @@ def _config(options: argparse.Namespace, folder: Path) -> Config:
         "problem": options.problem,
         "steps": benchmark.steps,
         "seed": 0,
-        "ensemble": 1,
+        "ensemble": default_ensemble(benchmark),
         "sampler": benchmark.sampler,
         "optimizer": benchmark.optimizer,
         "dtype": benchmark.dtype,

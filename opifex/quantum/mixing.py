@@ -2,6 +2,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -71,14 +72,20 @@ class DIIS(AbstractMixing):
 
     - `alpha`: how much of the change is added.
     - `depth`: how many densities are remembered.
+    - `bound`: of the sum of the absolute values of the coefficients, whose sum is one.
+        Beyond it the last density is mixed linearly, since densities far from all that
+        are remembered may be such that a network knows nothing of them.
     """
 
     alpha: float = eqx.field(static=True, default=0.5)
     depth: int = eqx.field(static=True, default=6)
+    bound: float = eqx.field(static=True, default=5.0)
 
     def __check_init__(self):
         check_fraction("alpha", self.alpha)
         check_count("depth", self.depth, least=2)
+        if not self.bound >= 1:
+            raise ValueError(f"`bound` must be at least 1, got {self.bound!r}.")
 
     def init(self, density):
         empty = jnp.zeros((self.depth, *density.shape), density.dtype)
@@ -91,6 +98,8 @@ class DIIS(AbstractMixing):
         changes = changes.at[place].set(output - density)
         known = jnp.arange(self.depth, dtype=iteration.dtype) <= iteration
         share = _cancelling(changes, known)
+        alone = jax.nn.one_hot(place, self.depth, dtype=share.dtype)
+        share = jnp.where(jnp.sum(jnp.abs(share)) <= self.bound, share, alone)
         return share @ (inputs + self.alpha * changes), (inputs, changes)
 
 

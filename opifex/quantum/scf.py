@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -92,14 +93,12 @@ class Solution(eqx.Module):
 
 
 class _State(eqx.Module):
+    """What the next iteration starts from, and what the last one found."""
+
     density: Field
-    output: Field
     matrices: Blocks
     memory: Any
-    energies: Float[Array, " iterations"]
-    changes: Float[Array, " iterations"]
-    iterations: Count
-    converged: Flag
+    found: Solution
 
 
 def solve(
@@ -149,11 +148,12 @@ class _Problem(eqx.Module):
     def unrolled(self) -> Solution:
         step = lambda state, _: (self.once(state), None)
         first = self.first()
-        state = jax.lax.scan(step, first, None, length=self.scf.max_iterations)[0]
-        return self.solution(state, state.energies[-1], state.output)
+        length = self.scf.max_iterations
+        return jax.lax.scan(step, first, None, length=length)[0].found
 
     def implicit(self) -> Solution:
-        going = lambda s: ~s.converged & (s.iterations < self.scf.max_iterations)
+        many = self.scf.max_iterations
+        going = lambda s: ~s.found.converged & (s.found.iterations < many)
         # Only the fixed point has derivatives, those of its equation.
         still = _constant(self)
         advance = lambda s: still.iterated(s)
@@ -163,20 +163,12 @@ class _Problem(eqx.Module):
         density = jax.lax.custom_root(off, state.density, known, _linear_solve)
         output, motion, _ = self.filled(density)
         energy = self.system.total(self.functional, self.molecule, output, motion)
-        return self.solution(_constant(state), energy, output)
+        residual = self.integral((output - density) ** 2)
+        new = {"energy": energy, "density": output, "residual": residual}
+        return dataclasses.replace(_constant(state.found), **new)
 
-    def solution(self, state: _State, energy: Scalar, density: Field) -> Solution:
-        change = density - state.density
-        residual = self.system.grid.spacing * jnp.sum(change**2)
-        return Solution(
-            energy,
-            density,
-            state.converged,
-            state.iterations,
-            state.energies,
-            state.changes,
-            residual,
-        )
+    def integral(self, field: Field) -> Scalar:
+        return self.system.grid.spacing * jnp.sum(field)
 
     def filled(self, density: Field) -> tuple[Field, Scalar, Blocks]:
         system = self.system
@@ -188,44 +180,45 @@ class _Problem(eqx.Module):
         system, length = self.system, self.scf.max_iterations
         potential = self.molecule.attraction(system.grid, system.interaction)
         density, _, matrices = system.filled(potential, self.filling)
-        empty = jnp.zeros(length, density.dtype)
-        return _State(
+        zero, empty = jnp.zeros((), density.dtype), jnp.zeros(length, density.dtype)
+        found = Solution(
+            zero,
             density,
-            density,
-            matrices,
-            self.scf.mixing.init(density),
-            empty,
-            empty,
-            jnp.zeros((), jnp.int32),
             jnp.zeros((), bool),
+            jnp.zeros((), jnp.int32),
+            empty,
+            empty,
+            zero,
         )
+        return _State(density, matrices, self.scf.mixing.init(density), found)
 
     def once(self, state: _State) -> _State:
         """An iteration, unless none is needed any more."""
         advance = lambda s: self.iterated(s)  # methods cannot be hashed
-        return jax.lax.cond(state.converged, lambda s: s, advance, state)
+        return jax.lax.cond(state.found.converged, lambda s: s, advance, state)
 
     def iterated(self, state: _State) -> _State:
-        system, i = self.system, state.iterations
-        potential = system.potential(self.functional, self.molecule, state.density)
+        before, i = state.found, state.found.iterations
+        potential = self.system.potential(self.functional, self.molecule, state.density)
         output, motion, matrices = self.shifted(potential, state.matrices)
-        energy = system.total(self.functional, self.molecule, output, motion)
-        change = system.grid.spacing * jnp.sum(jnp.abs(output - state.density))
-        before = state.energies[jnp.maximum(i - 1, 0)]
-        still = (i > 0) & (jnp.abs(energy - before) <= self.scf.energy_tolerance)
-        converged = still & (change <= self.scf.density_tolerance)
+        energy = self.system.total(self.functional, self.molecule, output, motion)
+        change = output - state.density
+        size = self.integral(jnp.abs(change))
+        close = jnp.abs(energy - before.energy) <= self.scf.energy_tolerance
+        converged = (i > 0) & close & (size <= self.scf.density_tolerance)
         mixed, memory = self.scf.mixing(state.memory, state.density, output, i)
         later = jnp.arange(self.scf.max_iterations, dtype=i.dtype) >= i
-        return _State(
-            jnp.where(converged, state.density, mixed),
+        found = Solution(
+            energy,
             output,
-            matrices,
-            memory,
-            jnp.where(later, energy, state.energies),
-            jnp.where(later, change, state.changes),
-            i + 1,
             converged,
+            i + 1,
+            jnp.where(later, energy, before.energies),
+            jnp.where(later, size, before.changes),
+            self.integral(change**2),
         )
+        density = jnp.where(converged, state.density, mixed)
+        return _State(density, matrices, memory, found)
 
     def shifted(self, potential: Field, before: Blocks) -> tuple[Field, Scalar, Blocks]:
         """The orbitals in a potential, those that were empty raised."""

@@ -51,6 +51,8 @@ class DissociationBenchmark(eqx.Module):
         `validated` choose the best of the functionals that training passes by, as it is
         done by Li et al. with separations of their own; nothing is fitted to them.
     - `chunk`: how many steps lie between two validations.
+    - `ensemble`: of how many networks, each of other weights at first, the one that
+        validation finds best is judged.
     - `sampler`, `optimizer`, `steps`, `dtype`: what serves it best, by the names of the
         command line.
     """
@@ -63,6 +65,7 @@ class DissociationBenchmark(eqx.Module):
     validated: tuple[float, ...] = eqx.field(static=True, default=VALIDATED)
     judged: tuple[float, ...] = eqx.field(static=True, default=JUDGED)
     chunk: int = eqx.field(static=True, default=5)
+    ensemble: int = eqx.field(static=True, default=4)
     sampler: str = eqx.field(static=True, default="molecules")
     optimizer: str = eqx.field(static=True, default="lbfgs")
     steps: int = eqx.field(static=True, default=250)

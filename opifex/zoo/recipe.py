@@ -97,6 +97,11 @@ def find_benchmark(name: str, dtype: Any = None) -> AnyBenchmark:
     return known[name](dtype)
 
 
+def default_ensemble(benchmark: AnyBenchmark) -> int:
+    """How many members are trained unless it is said."""
+    return benchmark.ensemble if isinstance(benchmark, DissociationBenchmark) else 1
+
+
 def make_recipe(
     benchmark: AnyBenchmark,
     *,
