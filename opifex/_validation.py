@@ -50,25 +50,39 @@ class Validation(eqx.Module):
     - `every`: how many chunks lie between two validations.
     - `patience`: how many validations without improvement end the run.
     - `min_delta`: what counts as improvement.
+    - `shorten_after`: so many validations in a row without improvement, and every so
+        many more, shorten the steps for good, whatever the optimizer is.
+    - `factor`: by which.
     """
 
     loss: Callable[[TrainingState, StepInfo], Scalar] = training_loss
     every: int = eqx.field(static=True, default=1)
     patience: int | float = eqx.field(static=True, default=math.inf)
     min_delta: int | float = eqx.field(static=True, default=0.0)
+    shorten_after: int | float = eqx.field(static=True, default=math.inf)
+    factor: int | float = eqx.field(static=True, default=0.5)
 
     def __check_init__(self):
         check_count("every", self.every)
-        if self.patience != math.inf:
-            check_count("patience", self.patience)
+        for name in ("patience", "shorten_after"):
+            if getattr(self, name) != math.inf:
+                check_count(name, getattr(self, name))
+        if not 0 < self.factor < 1:
+            raise ValueError(f"`factor` must lie between 0 and 1, got {self.factor!r}.")
         if not 0 <= self.min_delta < math.inf:
             raise ValueError(
                 f"`min_delta` must not be negative, got {self.min_delta!r}."
             )
 
     def __call__(self, state: TrainingState, infos: StepInfo) -> TrainingState:
-        """`state`, with the loss and the plateau noted in its `progress`."""
-        return observe(state, self.loss(state, infos), min_delta=self.min_delta)
+        """`state`, with the loss and the plateau noted in its `progress`, and shorter
+        steps if it is time for them."""
+        state = observe(state, self.loss(state, infos), min_delta=self.min_delta)
+        if self.shorten_after == math.inf:
+            return state
+        count, scale = state.progress.plateau_count, state.step_scale
+        due = (count > 0) & (count % self.shorten_after == 0)
+        return replace(state, step_scale=jnp.where(due, self.factor * scale, scale))
 
 
 def observe(

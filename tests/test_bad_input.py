@@ -232,6 +232,8 @@ BAD = {
             "max_loss": (0.0, np.nan),
             "max_grad_norm": (-1.0, np.nan),
             "max_rise": (1.0, np.nan),
+            "max_growth": (1.0, np.nan),
+            "retries": (-1, 0.5),
             "spike_factor": (0.5, np.nan),
             "heal_after": (0, 2.0),
             "max_attempts": (0, True),
@@ -251,6 +253,8 @@ BAD = {
         for name, values in {
             "every": (0, 1.5),
             "patience": (0, 2.5, np.nan, -np.inf, True),
+            "shorten_after": (0, 2.5, np.nan),
+            "factor": (0.0, 1, np.nan),
             "min_delta": (-1e-3, np.nan, np.inf),
         }.items()
         for value in values

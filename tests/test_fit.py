@@ -113,6 +113,21 @@ def fail():
     raise RuntimeError("on purpose")
 
 
+def test_a_plateau_shortens_the_steps():
+    recipe, model = regression(optim=optax.sgd(0.1), steps=1)
+    validation = by_epoch(*[5.0, 4, 4, 4, 3, 3, 3, 3], shorten_after=2, factor=0.1)
+    states = [recipe.init(model, key=jr.key(0))]
+    for _ in range(8):
+        states.append(opx.fit(recipe, states[-1], num_chunks=1, validation=validation))
+    scales = [float(state.step_scale) for state in states]
+    np.testing.assert_allclose(scales, [*[1] * 4, *[0.1] * 3, *[0.01] * 2], rtol=1e-15)
+    # The step after a cut is a tenth of what it would have been.
+    long = replace(states[4], step_scale=jnp.ones(()))
+    weight = lambda state: state.model.layers[0].weight
+    step = lambda state: weight(recipe(state)[0]) - weight(state)
+    np.testing.assert_allclose(step(states[4]), 0.1 * step(long), rtol=1e-9)
+
+
 class Counting(opx.AbstractProblem):
     """Python runs only while JAX traces."""
 
