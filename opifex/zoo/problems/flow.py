@@ -70,5 +70,5 @@ def taylor_green(dtype: Any = None) -> Benchmark:
         PDE(domain, equation, conditions),
         references.taylor_green_reference,
         num_points={"interior": 2000},
-        steps=9500,
+        steps=8500,
     )
