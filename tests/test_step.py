@@ -96,7 +96,15 @@ def differ(one, other):
 
 
 @pytest.mark.parametrize(
-    "name, accumulate", [*((name, 1) for name in OPTIMIZERS), ("lbfgs", 4)]
+    "name, accumulate",
+    # The phases are those of Adam and SSBroyden.
+    [
+        ("sgd_schedule", 1),
+        ("lbfgs", 4),
+        ("levenberg_marquardt", 1),
+        ("nncg", 1),
+        ("phases", 1),
+    ],
 )
 def test_a_step_is_an_optax_step(name, accumulate, key):
     recipe = recipe_of(OPTIMIZERS[name](), accumulate=accumulate)
@@ -193,7 +201,7 @@ def masked_rows():
     return problem, batch, lambda params: {"data": squares(params, x, y)}, metrics
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("make", [several_sets, masked_rows])
 def test_microbatches_add_up(make, accumulate, key):
     problem, batch, terms, metrics = make()
@@ -333,9 +341,8 @@ def test_buffers_are_carried_not_trained(accumulate, key):
     assert differ(buffers, model[1])
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
-    "compute, tolerance", [("float32", 1e-6), (jnp.bfloat16, 0.03)]
+    "compute, tolerance, accumulate", [("float32", 1e-6, 1), (jnp.bfloat16, 0.03, 2)]
 )
 def test_lower_precision(compute, tolerance, accumulate, key):
     seen = set()
@@ -416,8 +423,13 @@ def test_complex_parameters(key):
     assert infos.loss[-1] < 0.5 * infos.loss[0]
 
 
-@pytest.mark.parametrize("recovery", RECOVERIES)
-@pytest.mark.parametrize("optim", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optim, recovery",
+    [
+        *((name, "backtrack_clips") for name in OPTIMIZERS),
+        *(("adam", name) for name in RECOVERIES if name != "backtrack_clips"),
+    ],
+)
 def test_a_chunk_keeps_every_type(optim, recovery, key):
     # A weak type that comes in or goes out would trace the second chunk anew.
     recipe = recipe_of(OPTIMIZERS[optim](), recovery=RECOVERIES[recovery]())
@@ -468,8 +480,10 @@ def test_many_at_once_are_each_alone(key):
         assert_close(member(infos).loss, info.loss, 1e-10)
 
 
-@pytest.mark.parametrize("recovery", [opx.NoRecovery(), opx.Backtrack()])
-@pytest.mark.parametrize("optim, rate", [(optax.sgd, 0.05), (optax.adam, 0.003)])
+@pytest.mark.parametrize(
+    "optim, rate, recovery",
+    [(optax.sgd, 0.05, opx.NoRecovery()), (optax.adam, 0.003, opx.Backtrack())],
+)
 def test_gradient_through_training(optim, rate, recovery, key):
     def final_loss(rate):
         recipe = recipe_of(optim(rate), recovery=recovery, steps=50)
