@@ -21,7 +21,7 @@ from opifex._transfer.widen import Widen
 from opifex.neural import MLP
 from opifex.neural.fno import FNO
 
-from .helpers import assert_same_bits, bits, Poisson, SAMPLERS
+from .helpers import assert_same_bits, bits, Poisson, SAMPLERS, Sine
 
 
 class Gated(eqx.Module):
@@ -48,7 +48,7 @@ def dense(*sizes, activation=jnp.tanh):
 
 def fno(dim, modes, width=3, wide=3):
     def make(key):
-        options = {"width": width, "num_layers": 2, "project_sizes": (wide,)}
+        options = {"width": width, "num_layers": 1, "project_sizes": (wide,)}
         return FNO(dim, 1, 1, modes=modes, key=key, **options)
 
     return make
@@ -67,14 +67,8 @@ LAST = Widen(channels_last=True)
 MODELS = {
     "to_any": (
         Widen(),
-        dense(2, 3, 5, 2),
-        dense(2, 7, 11, 2, activation=jnp.tanh),
-        vector,
-    ),
-    "deep_sine": (
-        Widen(),
-        dense(2, 1, 4, 4, 1, activation=jnp.sin),
-        dense(2, 9, 4, 5, 1, activation=jnp.sin),
+        dense(2, 1, 4, 5, 2, activation=jnp.sin),
+        dense(2, 9, 4, 11, 2, activation=jnp.sin),
         vector,
     ),
     "eqx_without_bias": (
@@ -90,12 +84,11 @@ MODELS = {
         vector,
     ),
     "modes_1d": (PadModes(), fno(1, 2), fno(1, 4), field(1)),
-    "modes_2d": (PadModes(), fno(2, (2, 3)), fno(2, (4, 4)), field(2)),
     "modes_3d": (PadModes(), fno(3, 2), fno(3, (3, 2, 3)), field(3)),
     "modes_and_channels": (
         Chain(LAST, PadModes()),
-        fno(2, 2, 2, 3),
-        fno(2, 3, 5, 8),
+        fno(2, (2, 3), 2, 3),
+        fno(2, (3, 4), 5, 8),
         field(2),
     ),
     "deeper": (
@@ -243,7 +236,6 @@ def kinds_of_layers(params):
 
 MASK = lambda params: jtu.tree_map(lambda x: x.ndim == 2, params)
 OPTIMIZERS = {
-    "adam": lambda: optax.adam(1e-2),
     "clip_and_momentum": lambda: optax.chain(
         optax.clip_by_global_norm(1e-3), optax.sgd(1e-2, 0.9, nesterov=True)
     ),
@@ -267,7 +259,6 @@ SECOND_ORDER = {
     "lbfgs": lambda: optax.lbfgs(memory_size=3),
     "nncg": lambda: opx.nncg(rank=3),
     "soap": lambda: opx.soap(1e-3, every=2),
-    "ssbroyden": lambda: opx.ssbroyden(),
     "phases": lambda: opx.phases((optax.adam(1e-3), 2), (opx.ssbroyden(), 9)),
 }
 POINTS = jr.normal(jr.key(7), (6, 6, 2))
@@ -342,6 +333,8 @@ def test_the_next_step_is_the_same_function(key):
     optim = opx.ssbroyden()
     state, _ = after(optim, dense(2, 3, 1)(key), apply=True)
     fine = prolongate(Widen(), optim, NO, state, dense(2, 7, 1)(key))
+    assert_way_back(optim, state, fine, exact=False)
+    assert fine.step_scale == 1
 
     def step(state):
         grad = jax.grad(loss_of)(state.model, POINTS[1])
@@ -349,12 +342,7 @@ def test_the_next_step_is_the_same_function(key):
         return unravel(-state.opt_state.inverse @ flat)
 
     close(step(fine), prolongate_model(Widen(), step(state), fine.model), 1e-11)
-
-
-def test_inverse_hessians_stay_positive(key):
-    optim = opx.ssbroyden()
-    state, _ = after(optim, dense(2, 3, 1)(key), apply=True)
-    fine = prolongate(Widen(), optim, NO, state, dense(2, 7, 1)(key))
+    # And inverse Hessians stay positive.
     for h in (state.opt_state.inverse, fine.opt_state.inverse):
         np.testing.assert_allclose(h, h.T, atol=1e-12)
         assert jnp.linalg.eigvalsh(h)[0] > 0
@@ -452,7 +440,7 @@ def test_the_whole_state_is_carried(key):
     """Whatever is in it, under jit, and for all members of an ensemble at once."""
     recovery = opx.Backtrack(clips=True, max_grad_norm=10.0)
     optim, sampler = optax.adam(1e-3), SAMPLERS["uniform"]()
-    recipe = opx.Recipe(Poisson(), optim, sampler, recovery, steps=3)
+    recipe = opx.Recipe(Sine(), optim, sampler, recovery, steps=3)
     make = lambda key: recipe.init(dense(1, 4, 1)(key), key=key)
     states = eqx.filter_vmap(make)(jr.split(key, 2))
     states, _ = eqx.filter_jit(eqx.filter_vmap(recipe))(states)
