@@ -53,7 +53,7 @@ def by_the_core():
     return opx.fit(recipe, recipe.init(mlp(), key=jr.key(7)), num_chunks=6)
 
 
-@pytest.mark.parametrize("kind", [Trainer, BasicTrainer, ModularTrainer])
+@pytest.mark.parametrize("kind", [BasicTrainer, ModularTrainer])
 def test_adapter_equals_core(kind, by_the_core):
     trainer = kind(mlp(), config(seed=7))
     model, history = trainer.train((X, Y))
@@ -155,13 +155,13 @@ def test_loss_types(loss, expected):
 def test_learning_rates_of_the_history():
     factory = FlexibleOptimizerFactory({"schedule_type": "linear"})
     trainer = ModularTrainer(
-        mlp(), config(learning_rate=0.1), components={"optimizer_factory": factory}
+        line(), config(learning_rate=0.1), components={"optimizer_factory": factory}
     )
     _, history = trainer.train((X, Y))
     # 18 steps; the last of each epoch is number 2, 5, ...
     expected = 0.1 * (1 - np.arange(2, 18, 3) / 18)
     np.testing.assert_allclose(history["learning_rate"], expected, 1e-6)
-    _, history = BasicTrainer(mlp(), config(), meta_optimizer=optax.sgd(0.1)).train(
+    _, history = BasicTrainer(line(), config(), meta_optimizer=optax.sgd(0.1)).train(
         (X, Y)
     )
     assert np.isnan(history["learning_rate"]).all()
