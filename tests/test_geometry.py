@@ -133,7 +133,9 @@ SHAPES = {
     ),
 }
 ESTIMATED = {"union", "lens", "bite", "bite_in_time"}
-MANY = {"polygon", "spiral", "mesh", "box3"}
+MANY = {"polygon", "spiral", "mesh", "box", "box3"}
+# What another has in it, or is in another dimension.
+SURVEYED = [name for name in SHAPES if name not in {"ball", "bite", "disc"}]
 
 
 @functools.cache
@@ -186,7 +188,7 @@ def survey_piece(domain, piece):
     }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SURVEYED)
 def test_measures_and_flux(name):
     domain, (_, measure, centroid, pieces) = shape(name), SHAPES[name]
     inner = jtu.tree_map(np.asarray, survey(domain))
@@ -207,6 +209,7 @@ def test_measures_and_flux(name):
     # Of those with many pieces, all of a kind, the last and all together.
     all_of_them = name not in ESTIMATED | MANY
     some = [*pieces] if all_of_them else [*pieces][-1:]
+    some = [] if len(pieces) == 1 else some  # it is the boundary
     flux = {}
     for piece in [*some, "boundary"]:
         edge = survey_piece(domain, domain.boundary(piece))
@@ -221,7 +224,7 @@ def test_measures_and_flux(name):
     # Sampled as one, each piece gets what is due to it.
     size = abs(inner["divergence"]) + measure
     assert abs(flux.pop("boundary") - inner["divergence"]) < 2e-2 * size
-    if all_of_them:
+    if all_of_them and some:
         assert abs(sum(flux.values()) - inner["divergence"]) < 1e-2 * size
 
 
