@@ -53,10 +53,10 @@ def recipe(sampler):
     return opx.Recipe(Poisson(), optim, sampler, recovery=opx.Skip(), steps=3)
 
 
-def points(devices, folder=None, kill_after=0):
+def points(devices, dtype, folder=None, kill_after=0):
     """A run whose points are shared out, from the newest checkpoint if there is one."""
     chunk = recipe(opx.DataParallel(SAMPLERS["uniform"](), devices))
-    model = mlp(jr.key(1), dtype=jnp.float64)
+    model = mlp(jr.key(1), dtype=dtype)
     state = opx.replicated(chunk.init(model, key=jr.key(1)), devices)
     callbacks = []
     if folder:
@@ -82,7 +82,9 @@ def members(devices):
 def trained(devices, kinds, folder=None, kill_after=0):
     for kind in kinds:
         if kind == "points":
-            yield kind, points(devices, folder, kill_after)
+            yield kind, points(devices, jnp.float64, folder, kill_after)
+        elif kind == "points in single precision":
+            yield kind, points(devices, jnp.float32)
         else:
             yield kind, members(devices)
 
