@@ -53,13 +53,11 @@ def recipe(sampler):
     return opx.Recipe(Poisson(), optim, sampler, recovery=opx.Skip(), steps=3)
 
 
-def points(devices, folder=None, kill_after=0):
+def points(devices, dtype, folder=None, kill_after=0):
     """A run whose points are shared out, from the newest checkpoint if there is one."""
     chunk = recipe(opx.DataParallel(SAMPLERS["uniform"](), devices))
-    dtype = jnp.float64 if folder else jnp.float32
-    state = opx.replicated(
-        chunk.init(mlp(jr.key(1), dtype=dtype), key=jr.key(1)), devices
-    )
+    model = mlp(jr.key(1), dtype=dtype)
+    state = opx.replicated(chunk.init(model, key=jr.key(1)), devices)
     callbacks = []
     if folder:
         if os.path.exists(folder):
@@ -71,10 +69,10 @@ def points(devices, folder=None, kill_after=0):
     return opx.fit(chunk, state, num_chunks=left, callbacks=callbacks)
 
 
-def members(devices, dtype):
-    """An ensemble whose members are shared out."""
+def members(devices):
+    """An ensemble whose members are shared out, in single precision."""
     one = recipe(SAMPLERS["uniform"]())
-    start = lambda key: one.init(mlp(key, dtype=dtype), key=key)
+    start = lambda key: one.init(mlp(key, dtype=jnp.float32), key=key)
     states = opx.shared_out(eqx.filter_vmap(start)(jr.split(jr.key(2), 8)), devices)
     chunk = opx.Ensemble(one, devices=tuple(devices))
     validation = opx.Validation(patience=2)
@@ -84,12 +82,11 @@ def members(devices, dtype):
 def trained(devices, kinds, folder=None, kill_after=0):
     for kind in kinds:
         if kind == "points":
-            yield (
-                kind,
-                points(devices, folder and f"{folder}/{len(devices)}", kill_after),
-            )
+            yield kind, points(devices, jnp.float64, folder, kill_after)
+        elif kind == "points in single precision":
+            yield kind, points(devices, jnp.float32)
         else:
-            yield kind, members(devices, jnp.float64 if folder else jnp.float32)
+            yield kind, members(devices)
 
 
 def main(out, devices, kinds, folder=None, kill_after=0):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import time
 
 import numpy as np
 import pytest
+
+from opifex.cli import _report, main
 
 
 def opifex(*arguments, folder, check=0):
@@ -20,45 +23,6 @@ def opifex(*arguments, folder, check=0):
 KEYS = "problem rel_l2 reference_error steps wall_s cpu_s n_params dtype result".split()
 
 
-def test_train_writes_what_it_promises_and_resumes_to_the_same_bits(tmp_path):
-    once = ["train", "diffusion", "--quiet", "--optimizer", "adam"]
-    whole = opifex(
-        *once, "--steps", 500, "--out", "whole", "--json", "a.json", folder=tmp_path
-    )
-    assert whole.stdout == "" and whole.stderr == ""
-    figures = json.loads((tmp_path / "a.json").read_text())
-    assert set(KEYS) <= figures.keys()
-    assert figures["result"] == "successful" and figures["steps"] == 500
-    assert 0 < figures["trust"]["residual_ratio"] < 10
-    assert figures["rel_l2"] < 0.6 and figures["reference_error"] < 1e-12
-    run = tmp_path / "whole"
-    for name in ("solution.png", "history.png", "history.csv", "checkpoints"):
-        assert (run / name).exists()
-    document = json.loads((run / "run.json").read_text())
-    assert {"config", "figures", "versions", "machine"} <= document.keys()
-    assert len((run / "history.csv").read_text().splitlines()) == 501
-
-    (run / "solution.png").unlink()
-    shown = opifex("plot", "whole", folder=tmp_path)
-    assert "solution.png" in shown.stdout and (run / "solution.png").exists()
-
-    # No time at all: one chunk is run, and the rest later.
-    cut = ["--steps", 500, "--out", "cut", "--time-budget", 1e-3]
-    opifex(*once, *cut, folder=tmp_path, check=75)
-    before = json.loads((tmp_path / "cut/run.json").read_text())["figures"]
-    assert before["result"] == "time_budget_spent" and before["steps"] == 250
-    opifex("train", "diffusion", "--resume", "--out", "cut", "--quiet", folder=tmp_path)
-    with (
-        np.load(run / "solution.npz") as a,
-        np.load(tmp_path / "cut/solution.npz") as b,
-    ):
-        for name in a.files:
-            np.testing.assert_array_equal(a[name], b[name])
-    assert (run / "history.csv").read_bytes() == (
-        tmp_path / "cut/history.csv"
-    ).read_bytes()
-
-
 # Not ignoring SIGINT, as programs do that a shell began in the background.
 PROGRAM = """
 import signal, sys
@@ -68,38 +32,73 @@ sys.exit(main())
 """
 
 
-def test_signals_leave_a_run_that_resumes(tmp_path):
-    command = [sys.executable, "-c", PROGRAM, "train", "diffusion", "--quiet"]
-    options = ["--steps", "100000", "--optimizer", "adam", "--out", "run"]
-    history, size = tmp_path / "run/history.csv", 0
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 75)):
-        program = subprocess.Popen([*command, *options], cwd=tmp_path)
-        for _ in range(1200):  # a chunk has been run once there are more rows
-            if history.exists() and history.stat().st_size > size:
-                break
-            time.sleep(0.1)
-        os.kill(program.pid, number)
-        assert program.wait(timeout=120) == code
-        figures = json.loads((tmp_path / "run/run.json").read_text())["figures"]
+def interrupted(folder, number, options):
+    """How a run ends that gets a signal after a chunk."""
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, *options]
+    history = folder / "cut/history.csv"
+    size = history.stat().st_size if history.exists() else 0
+    program = subprocess.Popen(command, cwd=folder)
+    for _ in range(6000):  # a chunk has been run once there are more rows
+        if history.exists() and history.stat().st_size > size:
+            break
+        time.sleep(0.05)
+    os.kill(program.pid, number)
+    code = program.wait(timeout=120)
+    return code, json.loads((folder / "cut/run.json").read_text())["figures"]
+
+
+def test_train_writes_what_it_promises_and_resumes_to_the_same_bits(tmp_path, capsys):
+    once = ["train", "diffusion", "--quiet", "--optimizer", "adam", "--steps", "2000"]
+    whole = opifex(*once, "--out", "whole", "--json", "a.json", folder=tmp_path)
+    assert whole.stdout == "" and whole.stderr == ""
+    figures = json.loads((tmp_path / "a.json").read_text())
+    assert set(KEYS) <= figures.keys()
+    assert figures["result"] == "successful" and figures["steps"] == 2000
+    assert 0 < figures["trust"]["residual_ratio"] < 10
+    assert figures["rel_l2"] < 0.6 and figures["reference_error"] < 1e-12
+    run, cut = tmp_path / "whole", tmp_path / "cut"
+    for name in ("solution.png", "history.png", "history.csv", "checkpoints"):
+        assert (run / name).exists()
+    document = json.loads((run / "run.json").read_text())
+    assert {"config", "figures", "versions", "machine"} <= document.keys()
+    assert len((run / "history.csv").read_text().splitlines()) == 2001
+
+    (run / "solution.png").unlink()
+    assert main(["plot", str(run)]) == 0
+    assert "solution.png" in capsys.readouterr().out and (run / "solution.png").exists()
+
+    # Pressing Ctrl-C, then the end of a job, then nothing.
+    resume, before = ["train", "diffusion", "--resume", "--out", "cut", "--quiet"], 0
+    first = [*once, "--out", "cut"]
+    for number, code, options in (
+        (signal.SIGINT, 130, first),
+        (signal.SIGTERM, 75, resume),
+    ):
+        ended, figures = interrupted(tmp_path, number, options)
+        assert ended == code
         assert figures["result"] == "interrupted" and figures["resumable"]
-        options, size = [*options[:6], "--resume"], history.stat().st_size
-    steps = max(int(p.name) for p in (tmp_path / "run/checkpoints").glob("[0-9]*"))
-    opifex(
-        *["train", "diffusion", "--resume", "--out", "run", "--quiet"],
-        *["--steps", steps + 10, "--json", "b.json"],
-        folder=tmp_path,
-    )
-    figures = json.loads((tmp_path / "b.json").read_text())
-    assert figures["steps"] == steps + 10 and figures["result"] == "successful"
+        assert before < figures["steps"] < 2000
+        before = figures["steps"]
+    opifex(*resume, folder=tmp_path)
+    with np.load(run / "solution.npz") as a, np.load(cut / "solution.npz") as b:
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name])
+    history = (run / "history.csv").read_bytes()
+    assert history == (cut / "history.csv").read_bytes()
 
 
-def test_an_ensemble_in_single_precision(tmp_path):
+def test_an_ensemble_in_single_precision_out_of_time(tmp_path):
+    # No time at all: one chunk is run.
     opifex(
-        *["train", "diffusion", "--steps", 30, "--ensemble", 2, "--dtype", "float32"],
+        *["train", "diffusion", "--steps", 500, "--ensemble", 2, "--dtype", "float32"],
         *["--sampler", "sobol", "--optimizer", "adam", "--json", "a.json"],
+        *["--time-budget", 1e-3],
         folder=tmp_path,
+        check=75,
     )
     figures = json.loads((tmp_path / "a.json").read_text())
+    assert figures["result"] == "time_budget_spent" and figures["steps"] == 250
+    assert figures["resumable"]
     assert len(figures["rel_l2_members"]) == 2
     assert figures["rel_l2"] in figures["rel_l2_members"]
     assert figures["dtype"] == "float32"
@@ -120,18 +119,12 @@ def test_an_ensemble_in_single_precision(tmp_path):
     ],
 )
 def test_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys):
-    import re
-
-    from opifex.cli import main
-
     monkeypatch.chdir(tmp_path)
     assert main(["train", *arguments, "--quiet"]) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
 def test_the_report_says_what_is_at_the_floor_and_what_was_found(tmp_path, capsys):
-    from opifex.cli import _report
-
     figures = {
         "problem": "burgers-inverse",
         "result": "successful",
@@ -158,7 +151,5 @@ def test_the_report_says_what_is_at_the_floor_and_what_was_found(tmp_path, capsy
 
 
 def test_list(capsys):
-    from opifex.cli import main
-
     assert main(["list"]) == 0
     assert "burgers" in capsys.readouterr().out
