@@ -291,13 +291,15 @@ def test_members_and_microbatches(name, key):
     together = eqx.filter_jit(eqx.filter_vmap(recipe.step))
     # In halves, which must make no difference.
     alone = eqx.filter_jit(replace(recipe, accumulate=2).step)
+    # The schedule of Optax is computed in single precision.
+    rtol = 1e-6 if name == "scheduled" else 1e-9
     for _ in range(6):
         both, info = together(both)
         own = [alone(state) for state in states]
         states = [state for state, _ in own]
         for i in range(2):
             for one, other in zip(bits((both, info)), bits(own[i]), strict=True):
-                np.testing.assert_allclose(one[i], other, rtol=1e-9, atol=1e-12)
+                np.testing.assert_allclose(one[i], other, rtol=rtol, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)

@@ -187,7 +187,7 @@ def went_back(state: TrainingState, infos: StepInfo) -> Bool[Array, "..."]:
     faults, steps = _faults_of(state), infos.loss.shape[-1]
     if faults is None:
         return jnp.zeros(state.step.shape, bool)
-    return faults.places[..., 3] >= state.step - steps
+    return faults.places[..., 3] >= jnp.maximum(state.step - steps, 0)
 
 
 def _faults_of(state: TrainingState) -> Faults | None:
