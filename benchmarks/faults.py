@@ -119,7 +119,7 @@ def cost(rounds: int) -> float:
             optax.adam(1e-3),
             opx.Fixed(points),
             recovery,
-            steps=25,
+            steps=100,
         )
         state = recipe.init(benchmark.model(jr.key(0), jnp.float64), key=jr.key(0))
         return lambda: opx.fit(recipe, state, num_chunks=4)

@@ -3,6 +3,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -191,8 +192,8 @@ def _check_abstractly(chunk, state, validation) -> None:
 
 def _visible(state: TrainingState) -> TrainingState:
     """`state`, of which every process can see how far it is."""
-    where = lambda s: (s.step, s.progress)
-    return eqx.tree_at(where, state, whole(where(state)))
+    step, progress = whole((state.step, state.progress))
+    return replace(state, step=step, progress=progress)
 
 
 def _ending(

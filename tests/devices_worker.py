@@ -69,10 +69,10 @@ def points(devices, dtype, folder=None, kill_after=0):
     return opx.fit(chunk, state, num_chunks=left, callbacks=callbacks)
 
 
-def members(devices):
-    """An ensemble whose members are shared out, in single precision."""
+def members(devices, dtype):
+    """An ensemble whose members are shared out."""
     one = recipe(SAMPLERS["uniform"]())
-    start = lambda key: one.init(mlp(key, dtype=jnp.float32), key=key)
+    start = lambda key: one.init(mlp(key, dtype=dtype), key=key)
     states = opx.shared_out(eqx.filter_vmap(start)(jr.split(jr.key(2), 8)), devices)
     chunk = opx.Ensemble(one, devices=tuple(devices))
     validation = opx.Validation(patience=2)
@@ -81,12 +81,11 @@ def members(devices):
 
 def trained(devices, kinds, folder=None, kill_after=0):
     for kind in kinds:
-        if kind == "points":
-            yield kind, points(devices, jnp.float64, folder, kill_after)
-        elif kind == "points in single precision":
-            yield kind, points(devices, jnp.float32)
+        dtype = jnp.float32 if kind.endswith("single precision") else jnp.float64
+        if kind.startswith("points"):
+            yield kind, points(devices, dtype, folder, kill_after)
         else:
-            yield kind, members(devices)
+            yield kind, members(devices, dtype)
 
 
 def main(out, devices, kinds, folder=None, kill_after=0):

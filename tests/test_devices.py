@@ -69,22 +69,27 @@ def done(processes):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """What one, two and eight of the devices of a single process give."""
+    """What one, two, four and eight of the devices of a single process give."""
     out = str(tmp_path_factory.mktemp("together") / "a.npz")
-    kinds = ["points", "members", "points in single precision"]
-    done([started(8, kinds=kinds, out=out, devices=[1, 2, 8])])
+    kinds = [
+        f"{kind}{precision}"
+        for kind in ("points", "members")
+        for precision in ("", " in single precision")
+    ]
+    done([started(8, kinds=kinds, out=out, devices=[1, 2, 4, 8])])
     return arrays(out)
 
 
-def test_eight_devices_give_what_one_gives(together):
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_many_devices_give_what_one_gives(together, devices):
     alone = [name for name in together if name.endswith(" 1")]
-    assert len(alone) == len(together) / 3 > 6
+    assert len(alone) == len(together) / 4 > 6
     for name in alone:
-        one, many = together[name], together[name[:-1] + "8"]
-        tolerance = {"float32": 1e-6, "float64": 1e-12}[str(one.dtype)]
+        one, many = together[name], together[f"{name[:-1]}{devices}"]
+        dtype = "float32" if "single precision" in name else "float64"
+        assert one.dtype == dtype
+        tolerance = {"float32": 1e-6, "float64": 1e-12}[dtype]
         np.testing.assert_allclose(many, one, rtol=0, atol=tolerance)
-    dtypes = {together[name].dtype for name in alone if name.startswith("points")}
-    assert len(dtypes) == 2
 
 
 def test_two_processes_are_two_devices_and_outlive_each_other(together, tmp_path):

@@ -40,7 +40,7 @@ def burgers(dtype: Any = None) -> Benchmark:
         references.burgers_reference,
         num_points={"interior": 4000},
         sampler="rad",
-        steps=8000,
+        steps=12000,
     )
 
 
