@@ -119,10 +119,10 @@ def cost(rounds: int) -> float:
             optax.adam(1e-3),
             opx.Fixed(points),
             recovery,
-            steps=100,
+            steps=400,
         )
         state = recipe.init(benchmark.model(jr.key(0), jnp.float64), key=jr.key(0))
-        return lambda: opx.fit(recipe, state, num_chunks=4)
+        return lambda: opx.fit(recipe, state, num_chunks=1)
 
     runs = {"plain": run(opx.NoRecovery()), "guarded": run(opx.Backtrack())}
     return median_ratios(runs, "plain", rounds)["guarded"]

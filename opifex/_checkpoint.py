@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 
 from ._best import Best
 from ._custom_types import Model
+from ._layout import packed
 from ._lock import DirectoryLock
 from ._manifest import (
     CheckpointError as CheckpointError,
@@ -26,7 +27,6 @@ from ._manifest import (
 )
 from ._restore import (
     best_step as best_step,
-    named,
     note_of,
     open_manager,
     read_best,
@@ -145,11 +145,11 @@ class Store:
     ) -> None:
         step, leaves, arrays = step_of(state), leaves_of(state), {}
         if best is not None and not np.array_equal(best.state.step, state.step):
-            arrays = {"best": ocp.args.StandardSave(named(leaves_of(best.state)))}
+            arrays = {"best": ocp.args.StandardSave(packed(leaves_of(best.state)))}
         note = None if best is None else note_of(best, apart=bool(arrays))
         manifest = make_manifest(step, leaves, self._config, loss, note)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(named(leaves)),
+            state=ocp.args.StandardSave(packed(leaves)),
             manifest=ocp.args.JsonSave(manifest),
             **arrays,
         )

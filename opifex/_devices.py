@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
 
@@ -47,7 +47,7 @@ def shared_out(members: PyTree, devices: Sequence[Any]) -> PyTree:
 
 
 def _placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    return _each_array(lambda x: _put(x, sharding), tree)
+    return _each_array(lambda x: put(x, sharding), tree)
 
 
 def _each_array(function: Callable, tree: PyTree) -> PyTree:
@@ -64,7 +64,8 @@ def _each_array(function: Callable, tree: PyTree) -> PyTree:
     return jtu.tree_map(apply, tree)
 
 
-def _put(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+def put(x: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
+    """`x` as `sharding` says. All processes must call this with the same values."""
     if jax.process_count() == 1:
         return jax.device_put(x, sharding)
     here = np.asarray(x)  # of which each process takes what its devices are to hold
@@ -108,4 +109,4 @@ def _whole(x: jax.Array) -> jax.Array:
     if x.is_fully_addressable or x.is_fully_replicated:
         return x
     assert isinstance(x.sharding, NamedSharding)  # as `shared_out` and `shard_map` make
-    return _put(_on_host(x), NamedSharding(x.sharding.mesh, PartitionSpec()))
+    return put(_on_host(x), NamedSharding(x.sharding.mesh, PartitionSpec()))

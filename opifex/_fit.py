@@ -3,7 +3,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -192,8 +191,10 @@ def _check_abstractly(chunk, state, validation) -> None:
 
 def _visible(state: TrainingState) -> TrainingState:
     """`state`, of which every process can see how far it is."""
-    step, progress = whole((state.step, state.progress))
-    return replace(state, step=step, progress=progress)
+    if jax.process_count() == 1:
+        return state
+    where = lambda s: (s.step, s.progress)
+    return eqx.tree_at(where, state, whole(where(state)))
 
 
 def _ending(

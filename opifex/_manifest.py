@@ -22,7 +22,10 @@ from jaxtyping import Array, PyTree
 from ._callback.base import CallbackError
 
 
-FORMAT = 2
+# The first had no digest of the manifest. All are read.
+FORMAT = 3
+# The first in which arrays are not stored each by itself.
+FIRST_PACKED = 3
 
 Leaves = list[tuple[str, Array]]
 
@@ -89,7 +92,7 @@ def check_manifest(manifest: Any, step: int) -> None:
     if not isinstance(manifest, dict) or manifest.get("step") != step:
         raise CorruptCheckpoint("its manifest is not that of its step")
     found = manifest.get("format", 1)
-    if found not in (1, FORMAT):
+    if found not in range(1, FORMAT + 1):
         raise CheckpointError(
             f"it has format {found!r}, and this version reads up to {FORMAT}; "
             "use a newer opifex"
@@ -156,14 +159,14 @@ def digest(leaves: Leaves) -> str:
     total = hashlib.sha256()
     for path, x in leaves:
         if x.size == 0:
-            continue  # Orbax does not store them, and there is nothing to restore
-        array = _on_host(x)
+            continue  # there is nothing to restore
+        array = host_array(x)
         total.update(json.dumps([path, str(x.dtype), array.shape]).encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
 
 
-def _on_host(x: Array) -> np.ndarray:
+def host_array(x: Array) -> np.ndarray:
     """The elements of an array, or the data of keys; also if other processes hold some
     of them, who must ask at the same time."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):

@@ -1,5 +1,6 @@
 """Reading checkpoints, none of which is believed before it verifies."""
 
+import functools
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ from jaxtyping import Array, PyTree
 
 from ._best import Best
 from ._custom_types import Model
+from ._layout import template, unpacked
 from ._manifest import (
     changes_of_environment,
     check_config,
@@ -26,6 +28,7 @@ from ._manifest import (
     ConfigurationMismatch,
     CorruptCheckpoint,
     digest,
+    FIRST_PACKED,
     Leaves,
     leaves_of,
     spec,
@@ -154,29 +157,31 @@ def read_step(
     check_manifest(manifest, step)
     check_config(manifest, config)
     check_template(manifest, leaves_of(like))
-    state = _read_item(manager, step, "state", like, manifest["sha256"])
+    packs = manifest.get("format", 1) >= FIRST_PACKED
+    read = functools.partial(_read_item, manager, step, leaves_of(like), packs)
+    state = _filled(like, read("state", manifest["sha256"]))
     if (note := manifest.get("best")) is None:
         return state, None, manifest
     best, sha256 = state, note["sha256"]
     if sha256 is not None:
-        best = _read_item(manager, step, "best", like, sha256)
+        best = _filled(like, read("best", sha256))
     loss = np.array([math.inf if x is None else x for x in note["loss"]])
     return state, Best(loss.reshape(like.step.shape), best), manifest
 
 
-def _read_item(manager, step: int, item: str, like, sha256: str) -> TrainingState:
-    """One of the states of a checkpoint, if its arrays have the digest `sha256`."""
-    leaves = leaves_of(like)
-    template = jtu.tree_map(ocp.utils.to_shape_dtype_struct, named(leaves))
-    _check_sizes(manager.item_metadata(step)[item], template)
-    items = ocp.args.Composite(**{item: ocp.args.StandardRestore(template)})
-    arrays = manager.restore(step, args=items)[item]
-    restored = [
-        (path, arrays[_name(i)] if x.size else x) for i, (path, x) in _numbered(leaves)
-    ]
+def _read_item(
+    manager, step: int, leaves: Leaves, packs: bool, item: str, sha256: str
+) -> list[Array]:
+    """The arrays of one of the states of a checkpoint, if they have that digest."""
+    wanted = template(leaves, packs=packs)
+    _check_sizes(manager.item_metadata(step)[item], wanted)
+    items = ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)})
+    stored = manager.restore(step, args=items)[item]
+    arrays = unpacked(stored, leaves, packs=packs)
+    restored = [(path, x) for (path, _), x in zip(leaves, arrays, strict=True)]
     if spec(restored) != spec(leaves) or digest(restored) != sha256:
         raise CorruptCheckpoint(f"the arrays of its {item} do not match their digest")
-    return _filled(like, [x for _, x in restored])
+    return arrays
 
 
 def read_best(
@@ -238,23 +243,6 @@ def stored_losses(folder: Path, steps: list[int]) -> dict[int, float]:
 
 def step_of(state: TrainingState) -> int:
     return int(np.max(state.step))
-
-
-def _name(i: int) -> str:
-    return f"{i:05d}"
-
-
-def _numbered(leaves: Leaves) -> list[tuple[int, tuple[str, Array]]]:
-    """Numbers those arrays that have elements; Orbax refuses the others."""
-    count, numbered = 0, []
-    for path, x in leaves:
-        numbered.append((count, (path, x)))
-        count += x.size > 0
-    return numbered
-
-
-def named(leaves: Leaves) -> dict[str, Array]:
-    return {_name(i): x for i, (_, x) in _numbered(leaves) if x.size}
 
 
 def _filled(like: PyTree, arrays: list[Array]) -> PyTree:

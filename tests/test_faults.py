@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -10,18 +11,22 @@ import resource
 import subprocess
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 import opifex as opx
 from opifex._checkpoint import Store
-from opifex._manifest import digest, leaves_of, spec
+from opifex._layout import one_by_one
+from opifex._manifest import digest, leaves_of, make_manifest, spec
 from opifex._memory import advice_on_memory
 from opifex._optimizer.memory import device_memory
+from opifex._restore import open_manager
 
 from .faults.damage import campaign
 from .faults.inject import Faulty, Firing, Spoiling
@@ -64,17 +69,49 @@ def test_the_best_stay_beside_the_latest(state, tmp_path):
         opx.restore(tmp_path, state, step=4)
 
 
-def test_the_first_format_is_still_read(state, tmp_path, caplog):
-    write(tmp_path, [(None, state)])
-    path = tmp_path / "0/manifest/metadata"
-    leaves = [leaf for leaf in leaves_of(state) if leaf[1].size]
-    old = {"step": 0, "leaves": spec(leaves), "sha256": digest(leaves)}
-    path.write_text(json.dumps(old))
+def older(number, state):
+    """The manifest and the arrays of a checkpoint of that format."""
+    leaves = leaves_of(state)
+    if number == 1:
+        leaves = [leaf for leaf in leaves if leaf[1].size]
+        manifest = {"step": 0, "leaves": spec(leaves), "sha256": digest(leaves)}
+        return manifest, one_by_one(leaves)
+    manifest = make_manifest(0, leaves, None, None) | {"format": number}
+    del manifest["manifest_sha256"]
+    sha256 = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return manifest | {"manifest_sha256": sha256}, one_by_one(leaves)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_older_formats_are_still_read(number, state, tmp_path, caplog):
+    manifest, arrays = older(number, state)
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(manifest)
+    )
+    manager = open_manager(tmp_path, ocp.CheckpointManagerOptions(create=False))
+    with contextlib.closing(manager):
+        manager.save(0, args=items)
+        manager.wait_until_finished()
     assert_same_bits(opx.restore(tmp_path, state), state)
-    assert "format 1" in caplog.text
-    path.write_text(json.dumps(old | {"format": 99}))
+    assert ("format 1" in caplog.text) == (number == 1)
+    path = tmp_path / "0/manifest/metadata"
+    path.write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(opx.CorruptCheckpoint, match="format 99.*newer opifex"):
         opx.restore(tmp_path, state)
+
+
+def test_nothing_is_compiled_for_a_restored_state(tmp_path):
+    recipe, first = make()
+    static = eqx.filter(first, eqx.is_array, inverse=True)
+    arrays_of = lambda state: eqx.filter(state, eqx.is_array)
+    chunk = jax.jit(lambda x: arrays_of(recipe(eqx.combine(x, static))[0]))
+    arrays = chunk(chunk(arrays_of(first)))
+    before = chunk._cache_size()
+    write(tmp_path, [(None, eqx.combine(arrays, static))])
+    chunk(arrays_of(opx.restore(tmp_path, first)))
+    assert chunk._cache_size() == before
+    chunk(jax.device_put(arrays, jax.devices()[0]))
+    assert chunk._cache_size() == before + 1  # it would show
 
 
 def test_one_writer_a_directory(state, tmp_path):

@@ -2,8 +2,9 @@
 
     python -m tests.faults.damage [--mutations 300] [--seed 0] [--seconds 3600]
 
-Prints one JSON object last: `mutations`; of these, how many gave a state that is not
-bitwise one that was saved (`silent`), took more than 30 s (`hangs`), `fell_back` to an
+The checkpoints hold a state, and apart from it the best one until then. Prints one JSON
+object last: `mutations`; of these, how many gave either of them not bitwise as it was
+saved (`silent`), took more than 30 s (`hangs`), `fell_back` to an
 older checkpoint, raised (`errored`), or did not matter (`unharmed`). Exits with 1 if
 there were silent ones or hangs, or if none fell back.
 """
@@ -14,9 +15,13 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 import opifex as opx
+from opifex._best import Best
 from opifex._checkpoint import Store
 from tests.faults.command import run
 from tests.faults.small import digest_of, make, STEPS
@@ -48,6 +53,14 @@ class Hang(BaseException):
     """A restore took too long. No `Exception`, which would count as damage."""
 
 
+def restored(folder: Path, like) -> tuple:
+    """What a run would go on from, and the best that it would still know of."""
+    with closing(Store(folder)) as store:
+        found = store.restore(like)
+        best = store.recall(found)
+    return found, None if best is None else best.state
+
+
 def _hang(number, frame):
     raise Hang
 
@@ -60,12 +73,12 @@ def campaign(mutations: int, seed: int, seconds: float) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as place:
         whole, broken = Path(place) / "whole", Path(place) / "broken"
         recipe, state = make()
-        store, right = Store(whole), {}
-        for _ in range(3):
-            state = opx.fit(recipe, state, num_chunks=1)
-            store.save(state)
-            right[int(state.step)] = digest_of(state)
-        store.close()
+        best, right = Best(np.zeros(()), state), {}
+        with closing(Store(whole)) as store:
+            for _ in range(3):
+                state = opx.fit(recipe, state, num_chunks=1)
+                store.save(state, best=best)
+                right[int(state.step)] = [digest_of(state), digest_of(best.state)]
         while count["mutations"] < mutations and time.monotonic() < end:
             shutil.copytree(whole, broken)
             files = [p for p in (broken / str(3 * STEPS)).rglob("*") if p.is_file()]
@@ -74,7 +87,7 @@ def campaign(mutations: int, seed: int, seconds: float) -> dict[str, int]:
             count["mutations"] += 1
             signal.alarm(30)
             try:
-                found = opx.restore(broken, state)
+                found, best = restored(broken, state)
             except Hang:
                 count["hangs"] += 1
             except Exception as error:
@@ -82,7 +95,7 @@ def campaign(mutations: int, seed: int, seconds: float) -> dict[str, int]:
                 print(how, path.relative_to(broken), error, file=sys.stderr)
             else:
                 step = int(found.step)
-                same = digest_of(found) == right.get(step)
+                same = [digest_of(found), digest_of(best)] == right.get(step)
                 outcome = "unharmed" if step == 3 * STEPS else "fell_back"
                 count[outcome if same else "silent"] += 1
             finally:
