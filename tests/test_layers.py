@@ -18,8 +18,8 @@ LAYERS = (
     "_sampler _weighting _recovery _optimizer _transfer _precision",
     "_objective _least_squares _trust",
     "_step _stochastic _recipe",
-    "_best _callback _checkpoint _interrupts _layout _lock _manifest _processes _restore "
-    "_validation",
+    "_best _callback _checkpoint _interrupts _layout _lock _manifest _processes "
+    "_restore _validation",
     "_ensemble _memory _fit _cascade",
     "neural zoo quantum",
     "cli __main__",
