@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import pkgutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -192,22 +194,26 @@ def of_recipe(name, folder):
 
 
 class Stop(opx.AbstractCallback[None]):
-    """Asks to stop after some chunk."""
+    """Asks to stop after some chunk, or has a signal do so."""
 
     epoch: int
+    signals: bool = False
 
     def init(self, state, num_chunks):
         pass
 
     def on_chunk(self, memory, state, infos):
-        return memory, int(jnp.max(state.progress.epoch)) >= self.epoch
+        reached = int(jnp.max(state.progress.epoch)) >= self.epoch
+        if reached and self.signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return memory, reached and not self.signals
 
     def close(self, memory, state):
         pass
 
 
 def of_cascade(folder):
-    """Cut in the first level, and then in the second."""
+    """Cut in the first level, at its end, and then in the second."""
     recipe = opx.Recipe(
         *(Sine(), optax.adam(1e-3), opx.Uniform(DOMAINS, COUNTS), opx.Skip()),
         steps=STEPS,
@@ -216,8 +222,10 @@ def of_cascade(folder):
     run = lambda *callbacks, directory=folder: opx.cascade(
         levels, opx.Widen(), key=jr.key(0), callbacks=callbacks, directory=directory
     )
-    for epoch in (1, 5):
-        assert int(run(Stop(epoch)).progress.epoch) == epoch
+    for epoch in (1, 3, 5):
+        # Asked by a callback at the end of a level, there is nothing of it to stop.
+        cut = run(Stop(epoch, signals=epoch == 3))
+        assert int(cut.progress.epoch) == epoch
     return run(directory=None), run()
 
 
