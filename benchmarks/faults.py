@@ -68,6 +68,9 @@ PROBLEM = opx.PDE(
     opx.Interval(-1.0, 1.0), poisson, [opx.Dirichlet("boundary", 0.0, exact=True)]
 )
 
+# One for all runs, as functions that are made anew would be compiled anew.
+OPTIM = optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
+
 
 def trained(
     where: str, value: float, steps: tuple[int, int], seed: int
@@ -75,9 +78,8 @@ def trained(
     """Whether the run survived, its final error, and how many steps it lost."""
     # Both are arrays of the recipe, so that all runs are of one program.
     steps, spoiled = jnp.array(steps, jnp.int32), jnp.array(value)
-    optim = optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
     points = Firing(opx.Uniform(PROBLEM.domains, {"interior": 64}), steps)
-    recipe = opx.Recipe(Faulty(PROBLEM, spoiled, where), optim, points, steps=CHUNK)
+    recipe = opx.Recipe(Faulty(PROBLEM, spoiled, where), OPTIM, points, steps=CHUNK)
     state = recipe.init(model_of(seed), key=jr.key(seed))
     chunk = Spoiling(recipe, steps, spoiled) if where == "parameters" else recipe
     state = opx.fit(chunk, state, num_chunks=STEPS // CHUNK, throw=False)

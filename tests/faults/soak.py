@@ -10,9 +10,8 @@ from the third fifth of its runs to the last (the first two warm up), by the med
 `rss_growth_mb` (of `rss_mb`) and the same a run, `fd_growth` (open files) and
 `thread_growth`; and `tmp_growth`, how many files all of them left in the folder for
 temporary ones and how many unfinished checkpoints in their own. Exits with 1 if a run
-went wrong or anything grew: the memory, by more than 4 MB a run, since TensorStore
-0.1.86 does not free what it describes as JSON, about 0.3 MB whenever a checkpoint of
-this size is read and less than 0.1 MB whenever one is written.
+went wrong or anything grew: the memory, by more than 0.2 MB a run, since TensorStore
+0.1.86 does not free what it notes of arrays.
 """
 
 import os
@@ -34,7 +33,7 @@ from tests.faults.small import digest_of, make, STEPS, use_cache
 
 
 CHUNKS = 8
-MAX_RSS_GROWTH = 4.0  # MB a run
+MAX_RSS_GROWTH = 0.2  # MB a run
 
 
 def used() -> tuple[float, int, int]:
