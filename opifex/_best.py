@@ -5,10 +5,24 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from ._misc import tree_allfinite, tree_copy, tree_where
 from ._state import StepInfo, TrainingState
 from ._validation import training_loss, Validation
+
+
+class Verdict(eqx.Module):
+    """Whether the state after a chunk can be the best, computed along with it."""
+
+    loss: Float[Array, "..."]  # as `training_loss` has it
+    sound: Bool[Array, "..."]
+
+
+def judge(state: TrainingState, infos: StepInfo) -> Verdict:
+    """The verdict on `state`, or on each of its members."""
+    allfinite = eqx.filter_vmap(tree_allfinite) if state.step.ndim else tree_allfinite
+    return Verdict(training_loss(state, infos), allfinite(state.model))
 
 
 class Best(NamedTuple):
@@ -23,7 +37,7 @@ class Best(NamedTuple):
         loss = np.full(state.step.shape, np.inf)
         if validation is not None:
             loss = np.array(state.progress.best_val_loss)
-        return Best(loss, tree_copy(state))
+        return Best(loss, state)
 
     def or_remembered(self, other: "Best | None", validation) -> "Best":
         """`other`, which a run remembers that goes on from the state of this one, if it
@@ -35,21 +49,34 @@ class Best(NamedTuple):
         return other if same.all() else self
 
     def or_better(
-        self, state: TrainingState, infos: StepInfo, validation: Validation | None
+        self,
+        state: TrainingState,
+        verdict: Verdict,
+        validation: Validation | None,
+        *,
+        copies: bool,
     ) -> "Best":
-        """The better of this and `state`, after a chunk; member by member."""
-        if validation is None:
-            loss = np.asarray(training_loss(state, infos))
-        else:
+        """The better of this and `state`, after a chunk; member by member.
+
+        **Arguments:**
+
+        - `state`, `verdict`: after the chunk, the latter on the host.
+        - `validation`: by which the run is judged.
+        - `copies`: whether `state` is to be copied, as its arrays are given away.
+        """
+        loss = verdict.loss
+        if validation is not None:
             loss = np.array(state.progress.best_val_loss)
-        better = loss < self.loss
+        better = (loss < self.loss) & verdict.sound
         if not better.any():
             return self
-        best = _keep_better(jnp.asarray(better), state, self.state)
+        if not better.all():
+            best = _of_members(jnp.asarray(better), state, self.state)
+        else:
+            best = tree_copy(state) if copies else state
         return Best(np.where(better, loss, self.loss), best)
 
 
 @eqx.filter_jit
-def _keep_better(better, state: TrainingState, best: TrainingState) -> TrainingState:
-    allfinite = eqx.filter_vmap(tree_allfinite) if state.step.ndim else tree_allfinite
-    return tree_where(better & allfinite(state.model), state, best)
+def _of_members(better, state: TrainingState, best: TrainingState) -> TrainingState:
+    return tree_where(better, state, best)

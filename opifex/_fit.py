@@ -10,7 +10,7 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
-from ._best import Best
+from ._best import Best, judge
 from ._callback.base import AbstractCallback, CallbackError, Watch
 from ._devices import anywhere, on_host, whole
 from ._interrupts import Interrupts
@@ -77,19 +77,14 @@ def fit(
     state = _visible(tree_copy(state))
     state = _marked(state, RESULTS.successful, keep_fatal=False)
     _check_abstractly(chunk, state, validation)
-    run = _compiled(jax.default_backend())
     deadline = time.monotonic() + time_budget
-    best, ending, infos = Best.before(state, validation), None, None
+    best, ending, infos = Best.before(_kept(state), validation), None, None
     with Interrupts() as interrupts:
         watch = Watch(callbacks, state, num_chunks)
         try:
             best = best.or_remembered(watch.recall(state), validation)
             for left in reversed(range(num_chunks)):
-                state, infos = run(chunk, state)
-                if validation is not None and _is_due(validation, state):
-                    state = _validate(validation, state, infos)
-                state, infos = _visible(state), on_host(infos)
-                best = best.or_better(state, infos, validation)
+                state, infos, best = _advanced(chunk, state, best, validation)
                 stop = watch.on_chunk(state, infos, best) and left > 0
                 late = time.monotonic() >= deadline and left > 0
                 received = interrupts.received is not None
@@ -98,31 +93,30 @@ def fit(
                 if ending is not None:
                     state = _marked(state, ending)
                     break
-        except CallbackError as error:
-            if error.__cause__ is not None and is_peer_lost(error.__cause__):
-                leave(error.__cause__)
-            raise _stopped_by(error, best.state) from error
         except BaseException as error:
-            if is_peer_lost(error):
-                leave(error)
-            # The arrays of `state` were given to the chunk that failed.
-            state = best.state
-            if isinstance(error, Exception):
-                message = (
-                    advice_on_memory(error, chunk, state)
-                    or f"A chunk failed with {type(error).__name__}, see above."
-                )
-                message += (
-                    " Nothing is lost: this error carries the best `state`; go on from "
-                    "there."
-                )
-                raise TrainingError(message, state) from error
-            raise
+            if not isinstance(error, CallbackError):
+                # The arrays of `state` were given to the chunk that failed.
+                state = best.state
+            if (failed := _failed(error, chunk, best.state)) is None:
+                raise
+            raise failed from error
         finally:
             failure = watch.close(_resumable(state, best.state))
     if failure is not None:
         raise _stopped_by(failure, best.state) from failure
     return _handed_back(state if ending is None else best.state, state, infos, throw)
+
+
+def _advanced(
+    chunk: Chunk, state: TrainingState, best: Best, validation: Validation | None
+) -> tuple[TrainingState, StepInfo, Best]:
+    """The state after one more chunk, its infos on the host, and the best state."""
+    run, donates = _compiled(jax.default_backend())
+    state, infos, verdict = run(chunk, state)
+    if validation is not None and _is_due(validation, state):
+        state = _validate(validation, state, infos)
+    state, (infos, verdict) = _visible(state), on_host((infos, verdict))
+    return state, infos, best.or_better(state, verdict, validation, copies=donates)
 
 
 # Traced once, for the abstract evaluation and for the compiled function alike.
@@ -132,13 +126,26 @@ def _traced(chunk: Chunk, state: TrainingState) -> tuple[TrainingState, StepInfo
 
 
 @functools.cache
-def _compiled(backend: str) -> Callable:
+def _compiled(backend: str) -> tuple[Callable, bool]:
+    """The compiled function of a chunk and a state; whether it gives the latter's
+    arrays away."""
     options: dict[str, Any] = {"donate": "all-except-first"}
     if backend == "cpu" and _is_known(_IN_MEMORY_ORDER):
         # Donation saves nothing there, and undoes this.
         options = {"donate": "none", "compiler_options": _IN_MEMORY_ORDER}
+
     # A function of its own, because options are for the outermost only.
-    return eqx.filter_jit(lambda chunk, state: _traced(chunk, state), **options)
+    def run(chunk, state):
+        state, infos = _traced(chunk, state)
+        return state, infos, judge(state, infos)
+
+    return eqx.filter_jit(run, **options), options["donate"] != "none"
+
+
+def _kept(state: TrainingState) -> TrainingState:
+    """`state`, to be looked at when chunks have gone on from it."""
+    _, donates = _compiled(jax.default_backend())
+    return tree_copy(state) if donates else state
 
 
 # XLA's other order on a CPU makes many operations ready at once and shares them out
@@ -160,6 +167,24 @@ def _validate(
     validation: Validation, state: TrainingState, infos: StepInfo
 ) -> TrainingState:
     return _each(validation, state)(state, infos)
+
+
+def _failed(
+    error: BaseException, chunk: Chunk, best: TrainingState
+) -> TrainingError | None:
+    """What to raise in place of `error`, if anything. Does not return where another
+    process was lost, by which `error` came about."""
+    cause = error.__cause__ if isinstance(error, CallbackError) else error
+    if cause is not None and is_peer_lost(cause):
+        leave(cause)
+    if isinstance(error, CallbackError):
+        return _stopped_by(error, best)
+    if not isinstance(error, Exception):
+        return None
+    what = advice_on_memory(error, chunk, best)
+    what = what or f"A chunk failed with {type(error).__name__}, see above."
+    lost = "Nothing is lost: this error carries the best `state`; go on from there."
+    return TrainingError(f"{what} {lost}", best)
 
 
 def _stopped_by(error: CallbackError, best: TrainingState) -> TrainingError:

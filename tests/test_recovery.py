@@ -370,6 +370,21 @@ def test_parameters_that_grew_beyond_reason(size, model, back):
     assert report["exploded"] == back * np.isfinite(size)
 
 
+@pytest.mark.parametrize(("moves", "back"), [(False, 1), (True, 0)])
+def test_what_is_not_trained_is_no_measure_of_growth(moves, back):
+    """Of a large array that stays as it is, whatever the reason."""
+    recovery = opx.Backtrack(max_growth=1e3)
+    end, _ = feed_events(recovery, begin(recovery), [OK])
+    large = lambda state, size: replace(state, model=(state.model, size))
+    begun = large(begin(recovery), jnp.full(3, 1e7))
+    begun = replace(begun, recovery_state=recovery.init(begun.model, (), 3))
+    grown = eqx.tree_at(lambda s: s.model["b"], end, jnp.full(3, 1e5))
+    grown = large(grown, jnp.full(3, 1e7 + moves))
+    grown = replace(grown, opt_state=(), recovery_state=begun.recovery_state)
+    after = opx.anchor(recovery, begun, grown)
+    assert opx.fault_report(after)["rolled_back"] == back
+
+
 def test_a_scale_that_was_set_stays():
     """Only what Backtrack itself took from the steps is given back."""
     recovery = opx.Backtrack(heal_after=3, retries=0)

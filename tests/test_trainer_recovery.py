@@ -111,6 +111,11 @@ def test_clipping_by_hand():
     assert 0.09 < manager.clip_threshold < 0.25
     found = manager.apply_gradient_clipping({"w": jnp.array([0.5])})["w"]
     assert found[0] < 0.25
+    # A few norms bound what follows already, by the cube of that factor.
+    manager = ErrorRecoveryManager({"gradient_clip_threshold": 50.0})
+    for norm in (0.01, 0.02, 0.01):
+        manager.apply_gradient_clipping({"w": jnp.array([norm])})
+    assert 9.9 < manager.clip_threshold < 20.1
     fixed = ErrorRecoveryManager({"adapt_threshold": False})
     for _ in range(120):
         fixed.apply_gradient_clipping({"w": jnp.array([0.01])})

@@ -4,6 +4,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._custom_types import Count, Flag, Scalar
@@ -20,7 +21,8 @@ from .._results import RESULTS
 from .._state import StepInfo
 from .base import AbstractRecovery, CAUSES, Faults
 from .redraw import redraw_if
-from .remedies import Remedy, toward_quantile
+from .remedies import Remedy
+from .spikes import Spikes
 
 
 _MIN_HEALTHY = 10
@@ -116,8 +118,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
     - `max_rise`: so has one above this many times the lowest loss so far; every chunk
         begins with that lowest loss taken this many times itself, since at new points
         a model that had all but solved the equation at the old ones may be far off.
-    - `max_growth`: the norm of all parameters (or 1, if it is less) may grow by this
-        factor within a chunk.
+    - `max_growth`: the norm of all parameters that move (or 1, if it is less) may grow
+        by this factor within a chunk.
     - `spike_quantile`, `spike_factor`: a spike is a norm beyond `spike_factor` times
         this quantile of the norms. It follows by stochastic approximation, in the
         logarithm.
@@ -271,6 +273,10 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             record = record.change(lowest=lowest)
         return record, cut, redrawn
 
+    @property
+    def _spikes(self) -> Spikes:
+        return Spikes(self.spike_quantile, self.spike_factor, self.spike_after)
+
     def _bound(self, record: _Record) -> Scalar:
         """That of the norm of the next gradient."""
         bound = jnp.minimum(self.max_grad_norm, record.spike_norm)
@@ -293,40 +299,35 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         return jnp.where(record.lowest > 0, self.max_rise * record.lowest, jnp.inf)
 
     def _grown(self, start: PyTree, end: PyTree) -> Flag:
-        old, new = (tree_norm(eqx.filter(m, trainable(m))) for m in (start, end))
-        return jnp.isfinite(new) & (new > self.max_growth * jnp.maximum(old, 1))
+        old, new = (eqx.filter(m, trainable(m)) for m in (start, end))
+        # What does not move, since it is not trained, is no measure of what does.
+        moved = lambda x, y: jnp.where(x != y, x, 0)
+        before = tree_norm(jtu.tree_map(moved, old, new))
+        after = tree_norm(jtu.tree_map(moved, new, old))
+        limit = self.max_growth * jnp.maximum(before, 1)
+        return jnp.isfinite(after) & (after > limit)
 
     def _counted(
         self, record: _Record, info: StepInfo, kept: Flag, back: Flag
     ) -> _Record:
-        use = kept & (info.grad_norm > 0)
+        norm, known = info.grad_norm, record.observed
+        use = kept & (norm > 0)
         loss = _unweighted(info).astype(record.lowest.dtype)
-        quantile = jnp.where(use, self._follow(record, info), record.norm_quantile)
-        observed = record.observed + use.astype(jnp.int32)
-        known = jnp.where(observed >= self.spike_after, 1, 3)
-        spike_norm = self.spike_factor**known * jnp.exp(quantile)
+        # One too many in a row that large: the norms begin anew there.
+        large = (norm > record.spike_norm) & (not self.clips)
+        level = self._spikes.followed(record.norm_quantile, norm, known, anew=large)
+        level = jnp.where(use, level, record.norm_quantile)
+        observed = known + use.astype(jnp.int32)
         return record.change(
             healthy=jnp.where(kept, record.healthy + 1, 0),
             # After a way back the model is the ground: it has not failed yet.
             failures=jnp.where(kept | back, 0, record.failures + 1),
             attempts=record.attempts + back.astype(jnp.int32),
             lowest=jnp.where(kept, jnp.minimum(record.lowest, loss), record.lowest),
-            norm_quantile=quantile,
-            spike_norm=jnp.where(observed > 0, spike_norm, jnp.inf),
+            norm_quantile=level,
+            spike_norm=self._spikes.bound(level, observed),
             observed=observed,
         )
-
-    def _follow(self, record: _Record, info: StepInfo) -> Scalar:
-        """The quantile of the logarithm of the norm, moved by this norm; as long as it
-        is not trusted, at least up to it."""
-        norm, old = info.grad_norm, record.norm_quantile
-        log = jnp.log(jnp.where(norm > 0, norm, 1)).astype(old.dtype)
-        # The first, or one too many in a row so large: begin there.
-        large = (norm > record.spike_norm) & (not self.clips)
-        anew = (record.observed == 0) | large
-        moved = toward_quantile(old, log, self.spike_quantile)
-        early = record.observed < self.spike_after
-        return jnp.where(anew | (early & (log > moved)), log, moved)
 
     def _scale(self, scale: Scalar, heals: Flag, cut: Flag) -> Scalar:
         healed = jnp.where(heals, scale / self.factor, scale)

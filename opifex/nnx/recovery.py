@@ -15,7 +15,8 @@ from jaxtyping import PyTree
 from .._misc import check_count, check_number, squared, tree_copy, unknown_name
 from .._recovery.backtrack import Backtrack
 from .._recovery.redraw import redrawn
-from .._recovery.remedies import Remedy, toward_quantile
+from .._recovery.remedies import Remedy
+from .._recovery.spikes import Spikes
 from .._state import TrainingState
 from .._step import trainable
 from ..core._checks import check_flag
@@ -29,9 +30,8 @@ STRATEGIES = {
 }
 ISSUES = ("loss_explosion", "gradient_explosion", "nan_loss", "nan_gradients")
 
-# As `Backtrack` has it: the quantile of the norms, how far above it a norm is clipped,
-# and after how many norms it is trusted.
-_QUANTILE, _ABOVE, _TRUSTED = 0.9, 10.0, 50
+# As `Backtrack` has it: above which norms gradients are clipped.
+_SPIKES = Spikes(quantile=0.9, factor=10.0, after=50)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class ErrorRecoveryManager:
     - `checkpoint_on_error` (True): whether a trainer that writes checkpoints writes one
         where something went wrong.
     - `adapt_threshold` (True): whether gradients are clipped below the threshold too,
-        at 10 times a running quantile of their norms.
+        at 10 times a running quantile of their norms (at 1000 times until there were
+        50 of them).
     - `strategies` (all): what is done against a fault that comes again, in the order in
         which it is tried. The first way back takes the first, each further one the next
         too: `"gradient_clipping"` clips from the start, and now to a norm that is lower
@@ -108,17 +109,16 @@ class ErrorRecoveryManager:
         self.recovery_attempts = 0
         self.history = []
         self._stable: TrainingState | None = None
-        self._log_quantile: float | None = None
-        self._seen = 0
+        self._level = jnp.zeros(())  # of the running quantile
+        self._seen = jnp.array(0)
         self._lowered = 0
 
     @property
     def clip_threshold(self) -> float:
         """The norm to which gradients are clipped by now."""
         limit = float(self.settings.gradient_clip_threshold)
-        if self.settings.adapt_threshold and self._seen >= _TRUSTED:
-            assert self._log_quantile is not None
-            limit = min(limit, _ABOVE * math.exp(self._log_quantile))
+        if self.settings.adapt_threshold:
+            limit = min(limit, float(_SPIKES.bound(self._level, self._seen)))
         return limit * self.settings.lr_factor**self._lowered
 
     def check_training_stability(
@@ -174,22 +174,15 @@ class ErrorRecoveryManager:
                 "`recover_from_instability('nan_gradients', state)`."
             )
         limit = self.clip_threshold
-        self._follow(norm)
+        if norm > 0:
+            self._level = _SPIKES.followed(self._level, jnp.array(norm), self._seen)
+            self._seen += 1
         if norm <= limit:
             return grads
         factor = limit / norm
         return jtu.tree_map(
             lambda g: g * factor if eqx.is_inexact_array(g) else g, grads
         )
-
-    def _follow(self, norm: float) -> None:
-        """The running quantile, as [`Backtrack`][] has it."""
-        if norm <= 0:
-            return
-        log, old = math.log(norm), self._log_quantile
-        new = log if old is None else float(toward_quantile(old, log, _QUANTILE))
-        self._log_quantile = new
-        self._seen += 1
 
     def recover_from_instability(self, issue: str, state: Any) -> TrainingState:
         """The last state that was seen to be stable, to go on from.
@@ -276,9 +269,9 @@ def _translated(settings: _Settings) -> Backtrack:
         # remembers nothing, then raise a tiny loss by any factor.
         max_rise=math.inf,
         max_growth=math.inf,  # of running statistics, perhaps
-        spike_quantile=_QUANTILE,
-        spike_factor=_ABOVE if adapts else math.inf,
-        spike_after=_TRUSTED,
+        spike_quantile=_SPIKES.quantile,
+        spike_factor=_SPIKES.factor if adapts else math.inf,
+        spike_after=_SPIKES.after,
         clips=clips,
         max_grad_norm=float(settings.gradient_clip_threshold) if clips else math.inf,
         remedies=tuple(STRATEGIES[name] for name in settings.strategies),
