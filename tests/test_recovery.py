@@ -375,12 +375,10 @@ def test_what_is_not_trained_is_no_measure_of_growth(moves, back):
     """Of a large array that stays as it is, whatever the reason."""
     recovery = opx.Backtrack(max_growth=1e3)
     end, _ = feed_events(recovery, begin(recovery), [OK])
-    large = lambda state, size: replace(state, model=(state.model, size))
-    begun = large(begin(recovery), jnp.full(3, 1e7))
-    begun = replace(begun, recovery_state=recovery.init(begun.model, (), 3))
-    grown = eqx.tree_at(lambda s: s.model["b"], end, jnp.full(3, 1e5))
-    grown = large(grown, jnp.full(3, 1e7 + moves))
-    grown = replace(grown, opt_state=(), recovery_state=begun.recovery_state)
+    beside = lambda number: (numbered(number), jnp.full(3, 1e7))
+    ground = recovery.init(beside(0.0), (), 3)
+    begun = replace(end, model=beside(1.0), opt_state=(), recovery_state=ground)
+    grown = replace(begun, model=(numbered(1e5), jnp.full(3, 1e7 + moves)))
     after = opx.anchor(recovery, begun, grown)
     assert opx.fault_report(after)["rolled_back"] == back
 
