@@ -1,6 +1,6 @@
 """What a run survives, and what the guard costs.
 
-    python benchmarks/faults.py [--seeds 9] [--rounds 9] [--json FILE]
+    python benchmarks/faults.py [--seeds 9] [--rounds 25] [--json FILE]
 
 A PINN of Poisson's equation in one dimension (1-16-16-1, 64 points drawn anew at every
 step, Adam with a cosine schedule, 2000 steps in chunks of 20, `Backtrack()`), with a
@@ -141,7 +141,7 @@ def cost(rounds: int) -> float:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=9)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)

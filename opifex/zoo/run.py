@@ -97,18 +97,9 @@ def run(
     """
     if not time_budget > 0:
         raise ValueError(f"`time_budget` must be positive, got {time_budget!r}.")
-    wall, dtype = time.perf_counter(), jnp.dtype(config.dtype)
-    benchmark = find_benchmark(config.problem, dtype)
-    recipe = make_recipe(
-        benchmark,
-        sampler=config.sampler,
-        optimizer=config.optimizer,
-        steps=config.steps,
-        chunk=min(_length(benchmark), config.steps),
-        seed=config.seed,
-        # To ask for another dtype is to ask for this; every report names it.
-        single_precision=dtype != jnp.float64,
-    )
+    wall = time.perf_counter()
+    benchmark = find_benchmark(config.problem, jnp.dtype(config.dtype))
+    recipe = _recipe_of(config, benchmark)
     state = _first_state(config, benchmark, recipe)
     if devices:
         place = shared_out if config.ensemble > 1 else replicated
@@ -121,10 +112,8 @@ def run(
         _write(folder, config, {"result": "running"})
     best = Best(folder / "best.eqx")
     callbacks: list[AbstractCallback] = [History(folder / "history.csv")]
-    if not isinstance(benchmark, OperatorBenchmark):
-        callbacks.append(best)
-    if not quiet:
-        callbacks.append(ProgressBar(config.problem))
+    callbacks += [] if isinstance(benchmark, OperatorBenchmark) else [best]
+    callbacks += [] if quiet else [ProgressBar(config.problem)]
     if devices:
         callbacks = [OnFirst(callback) for callback in callbacks]
     callbacks.append(Checkpoint(folder / "checkpoints", config=fixed))
@@ -164,6 +153,19 @@ def _judged(
     if isinstance(benchmark, DissociationBenchmark):
         return judge_dissociation(benchmark, recipe, state, path)
     return judge(benchmark, recipe, state, points, path)
+
+
+def _recipe_of(config: Config, benchmark: AnyBenchmark) -> Recipe:
+    return make_recipe(
+        benchmark,
+        sampler=config.sampler,
+        optimizer=config.optimizer,
+        steps=config.steps,
+        chunk=min(_length(benchmark), config.steps),
+        seed=config.seed,
+        # To ask for another dtype is to ask for this; every report names it.
+        single_precision=jnp.dtype(config.dtype) != jnp.float64,
+    )
 
 
 def _first_state(
