@@ -19,6 +19,7 @@ import pytest
 from jaxtyping import Array
 
 import opifex as opx
+from opifex import _fit
 from opifex._results import RESULT_NAMES
 
 from .helpers import assert_same_bits, bits, mlp, poisson, regression
@@ -318,6 +319,51 @@ def test_a_chunk_that_raises(break_):
     state = caught.value.state
     assert_same_bits(state.model, after(2).model)
     assert_same_bits(opx.fit(recipe, state, num_chunks=2).model, after(4).model)
+
+
+@pytest.fixture
+def donation(monkeypatch):
+    """What `fit` does on a GPU, or where XLA does not know the order it asks for."""
+    monkeypatch.setattr(_fit, "_is_known", lambda options: False)
+    _fit._compiled.cache_clear()
+    yield
+    _fit._compiled.cache_clear()
+
+
+class Keeper(opx.AbstractCallback):
+    """Keeps every state, though it should not, and stops after four."""
+
+    states: list
+
+    def init(self, state, num_chunks):
+        return None
+
+    def on_chunk(self, memory, state, infos):
+        self.states.append(state)
+        return memory, len(self.states) == 4
+
+    def close(self, memory, state):
+        assert np.isfinite(bits(state.model)[0]).all()
+
+
+@pytest.mark.usefixtures("donation")
+@pytest.mark.parametrize(("table", "best"), [([3, 1, 2, 2], 2), ([9, 1, 1, 0], 4)])
+def test_the_best_state_outlives_what_is_given_away(table, best):
+    recipe, start = small()
+    states, before = [], bits(start)
+    # A function of its own, so that it is compiled for this.
+    end = opx.fit(
+        lambda state: recipe(state),
+        start,
+        num_chunks=5,
+        callbacks=[Keeper(states)],
+        validation=by_epoch(*table),
+    )
+    deleted = [state.model.layers[0].weight.is_deleted() for state in states]
+    assert deleted == [True, True, True, False]
+    np.testing.assert_equal(bits(start), before)
+    for one, other in zip(bits(end.model), bits(after(best).model), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def judged(table, patience, min_delta, every):
