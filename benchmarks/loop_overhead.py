@@ -9,6 +9,7 @@ Ratios of CPU times, interleaved, medians over rounds, compilation left out:
   1000 epochs, in chunks of 100.
 - `small.jit_loop_over_fit`: a Python loop over a jitted step that reads every loss.
 - `small.nnx_loop_over_fit`: the same with `nnx.jit` and `nnx.Optimizer`.
+- `small.short_chunks_over_fit`: `fit` again, in chunks of one epoch (16 steps).
 - `small.trainer_over_fit`, `small.basic_trainer_over_fit`: the documented trainers, on
     the same network as a module of NNX, with the losses of every epoch.
 
@@ -20,6 +21,7 @@ scan keeps the loss. All compute the same loss, in float32.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -151,9 +153,11 @@ def small(rounds):
 
     sampler = opx.Minibatch(x, y, BATCH)
     recipe = opx.Recipe(opx.Supervised(), optim, sampler, steps=100 * per_epoch)
+    by_epoch = replace(recipe, steps=per_epoch)
     runs = {
         "scan": lambda: jax.block_until_ready(scan(params, x, y)),
         "fit": fitted(recipe, net, EPOCHS // 100),
+        "short_chunks": fitted(by_epoch, net, EPOCHS),
         "jit_loop": jit_loop,
         "nnx_loop": nnx_loop,
         "trainer": trained(Trainer),
@@ -164,6 +168,7 @@ def small(rounds):
     ratios = median_ratios(runs, "scan", rounds, steps)
     return {
         "small.fit_over_scan": ratios["fit"],
+        "small.short_chunks_over_fit": ratios["short_chunks"] / ratios["fit"],
         "small.jit_loop_over_fit": ratios["jit_loop"] / ratios["fit"],
         "small.nnx_loop_over_fit": ratios["nnx_loop"] / ratios["fit"],
         "small.trainer_over_fit": ratios["trainer"] / ratios["fit"],
