@@ -3,26 +3,14 @@
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Bool, Float
 
 from ._misc import tree_allfinite, tree_copy, tree_where
 from ._state import StepInfo, TrainingState
 from ._validation import training_loss, Validation
-
-
-class Verdict(eqx.Module):
-    """Whether the state after a chunk can be the best, computed along with it."""
-
-    loss: Float[Array, "..."]  # as `training_loss` has it
-    sound: Bool[Array, "..."]
-
-
-def judge(state: TrainingState, infos: StepInfo) -> Verdict:
-    """The verdict on `state`, or on each of its members."""
-    allfinite = eqx.filter_vmap(tree_allfinite) if state.step.ndim else tree_allfinite
-    return Verdict(training_loss(state, infos), allfinite(state.model))
 
 
 class Best(NamedTuple):
@@ -51,7 +39,7 @@ class Best(NamedTuple):
     def or_better(
         self,
         state: TrainingState,
-        verdict: Verdict,
+        infos: StepInfo,
         validation: Validation | None,
         *,
         copies: bool,
@@ -60,23 +48,31 @@ class Best(NamedTuple):
 
         **Arguments:**
 
-        - `state`, `verdict`: after the chunk, the latter on the host.
+        - `state`, `infos`: after the chunk, the latter on the host.
         - `validation`: by which the run is judged.
         - `copies`: whether `state` is to be copied, as its arrays are given away.
         """
-        loss = verdict.loss
-        if validation is not None:
+        if validation is None:
+            loss = training_loss(state, infos)
+        else:
             loss = np.array(state.progress.best_val_loss)
-        better = (loss < self.loss) & verdict.sound
+        better = loss < self.loss
         if not better.any():
             return self
-        if not better.all():
-            best = _of_members(jnp.asarray(better), state, self.state)
+        if state.step.ndim:
+            best = _better_members(jnp.asarray(better), state, self.state)
+        elif not _is_sound(jtu.tree_leaves(eqx.filter(state.model, eqx.is_array))):
+            best = self.state
         else:
             best = tree_copy(state) if copies else state
         return Best(np.where(better, loss, self.loss), best)
 
 
+# Not along with the chunk: to compute anything beside it may change its last bits.
+_is_sound = jax.jit(tree_allfinite)
+
+
 @eqx.filter_jit
-def _of_members(better, state: TrainingState, best: TrainingState) -> TrainingState:
-    return tree_where(better, state, best)
+def _better_members(better, state: TrainingState, best: TrainingState) -> TrainingState:
+    sound = eqx.filter_vmap(tree_allfinite)(state.model)
+    return tree_where(better & sound, state, best)

@@ -1,5 +1,6 @@
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key as _Key, PyTree
 
 
@@ -10,6 +11,8 @@ WeightingState = TypeVar("WeightingState")
 RecoveryState = TypeVar("RecoveryState")
 CallbackState = TypeVar("CallbackState")
 
+# Of JAX, or of NumPy for what is on the host.
+AnyArray: TypeAlias = Array | np.ndarray | np.generic
 Key: TypeAlias = _Key[Array, ""]
 Scalar: TypeAlias = Float[Array, ""]
 Count: TypeAlias = Int[Array, ""]

@@ -10,14 +10,14 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
-from ._best import Best, judge
+from ._best import Best
 from ._callback.base import AbstractCallback, CallbackError, Watch
 from ._devices import anywhere, on_host, whole
 from ._interrupts import Interrupts
 from ._memory import advice_on_memory
 from ._misc import check_count, tree_copy, tree_where
 from ._processes import is_peer_lost, leave
-from ._recovery.base import fault_report
+from ._recovery.base import fault_report, faults_of
 from ._results import is_fatal, RESULTS
 from ._state import StepInfo, TrainingState
 from ._validation import Validation
@@ -112,11 +112,11 @@ def _advanced(
 ) -> tuple[TrainingState, StepInfo, Best]:
     """The state after one more chunk, its infos on the host, and the best state."""
     run, donates = _compiled(jax.default_backend())
-    state, infos, verdict = run(chunk, state)
+    state, infos = run(chunk, state)
     if validation is not None and _is_due(validation, state):
         state = _validate(validation, state, infos)
-    state, (infos, verdict) = _visible(state), on_host((infos, verdict))
-    return state, infos, best.or_better(state, verdict, validation, copies=donates)
+    state, infos = _visible(state), on_host(infos)
+    return state, infos, best.or_better(state, infos, validation, copies=donates)
 
 
 # Traced once, for the abstract evaluation and for the compiled function alike.
@@ -135,11 +135,8 @@ def _compiled(backend: str) -> tuple[Callable, bool]:
         options = {"donate": "none", "compiler_options": _IN_MEMORY_ORDER}
 
     # A function of its own, because options are for the outermost only.
-    def run(chunk, state):
-        state, infos = _traced(chunk, state)
-        return state, infos, judge(state, infos)
-
-    return eqx.filter_jit(run, **options), options["donate"] != "none"
+    run = eqx.filter_jit(lambda chunk, state: _traced(chunk, state), **options)
+    return run, options["donate"] != "none"
 
 
 def _kept(state: TrainingState) -> TrainingState:
@@ -215,10 +212,11 @@ def _check_abstractly(chunk, state, validation) -> None:
 
 
 def _visible(state: TrainingState) -> TrainingState:
-    """`state`, of which every process can see how far it is."""
+    """`state`, of which every process can see how far it is, and how well it went."""
     if jax.process_count() == 1:
         return state
-    where = lambda s: (s.step, s.progress)
+    seen = lambda s: (s.step, s.progress, faults_of(s))
+    where = lambda s: tuple(part for part in seen(s) if part is not None)
     return eqx.tree_at(where, state, whole(where(state)))
 
 

@@ -76,6 +76,12 @@ def tree_copy(tree: PyTree) -> PyTree:
     )
 
 
+def array_library(x: Any) -> Any:
+    """NumPy for what is on the host, where an operation of JAX costs more than the
+    arithmetic; or `jax.numpy`."""
+    return np if isinstance(x, np.ndarray | np.generic) else jnp
+
+
 def squared(x: Inexact[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`|x|^2`, real also for complex `x`."""
     return jnp.real(x * jnp.conj(x))

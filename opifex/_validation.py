@@ -5,25 +5,28 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from ._custom_types import Scalar
-from ._misc import check_count
+from ._custom_types import AnyArray, Scalar
+from ._misc import array_library, check_count
 from ._problem.base import AbstractProblem
 from ._recovery.base import went_back
 from ._results import RESULTS
 from ._state import StepInfo, TrainingState
 
 
-def training_loss(state: TrainingState, infos: StepInfo) -> Float[Array, "..."]:
+def training_loss(state: TrainingState, infos: StepInfo) -> Float[AnyArray, "..."]:
     """The mean loss over the steps of a chunk that were kept.
 
     NaN if none was, or if the run went back: what was measured before says nothing
     about `state`.
     """
-    kept = infos.result == RESULTS.successful
-    back = went_back(state, infos)
-    return jnp.where(back, jnp.nan, jnp.mean(infos.loss, axis=-1, where=kept))
+    xp = array_library(infos.loss)
+    kept = xp.asarray(infos.result == RESULTS.successful)
+    count = xp.sum(kept, axis=-1).astype(infos.loss.dtype)
+    usable = (count > 0) & ~went_back(state, infos)
+    total = xp.sum(infos.loss, axis=-1, where=kept)
+    return total / xp.where(usable, count, xp.nan).astype(count.dtype)
 
 
 class HeldOut(eqx.Module):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int
 
-from .._custom_types import Count, Flag, Model, OptState, RecoveryState
+from .._custom_types import AnyArray, Count, Flag, Model, OptState, RecoveryState
+from .._misc import array_library
 from .._results import is_fatal, RESULTS
 from .._state import StepInfo, TrainingState
 
@@ -166,7 +167,7 @@ def fault_report(state: TrainingState, terms: Sequence[str] = ()) -> dict[str, A
     and the path of the array in which the first fault showed; empty if `recovery` keeps
     no such record.
     """
-    faults = _faults_of(state)
+    faults = faults_of(state)
     if faults is None:
         return {}
     numbers = faults.counts.tolist()
@@ -181,16 +182,19 @@ def fault_report(state: TrainingState, terms: Sequence[str] = ()) -> dict[str, A
     return counts | {"first": {"step": step, "term": name, "array": path}}
 
 
-def went_back(state: TrainingState, infos: StepInfo) -> Bool[Array, "..."]:
+def went_back(state: TrainingState, infos: StepInfo) -> Bool[AnyArray, "..."]:
     """Whether the chunk before `state` went back, so that what was measured in it says
-    nothing about `state`. False if the recovery keeps no record."""
-    faults, steps = _faults_of(state), infos.loss.shape[-1]
+    nothing about `state`. False if the recovery keeps no record. NumPy's where `infos`
+    are on the host."""
+    xp, faults = array_library(infos.loss), faults_of(state)
+    step, steps = xp.asarray(state.step), infos.loss.shape[-1]
     if faults is None:
-        return jnp.zeros(state.step.shape, bool)
-    return faults.places[..., 3] >= jnp.maximum(state.step - steps, 0)
+        return xp.zeros(step.shape, bool)
+    return xp.asarray(faults.places)[..., 3] >= xp.maximum(step - steps, 0)
 
 
-def _faults_of(state: TrainingState) -> Faults | None:
+def faults_of(state: TrainingState) -> Faults | None:
+    """The record of its faults, if the recovery keeps one."""
     is_faults = lambda x: isinstance(x, Faults)
     found = jtu.tree_leaves(state.recovery_state, is_leaf=is_faults)
     return next((x for x in found if is_faults(x)), None)
