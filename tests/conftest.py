@@ -19,8 +19,13 @@ def is_known(flag):
 
 
 # Most programs of the tests run a few times only: to compile them fast saves more than
-# half of the whole. XLA reads this when the first device is asked for.
-FLAGS = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}
+# half of the whole. XLA reads this when the first device is asked for. Cut into parts,
+# a program may have other last bits where there are other processes, and takes longer.
+FLAGS = {
+    "xla_backend_optimization_level": "0",
+    "xla_cpu_use_fusion_emitters": "false",
+    "xla_cpu_parallel_codegen_split_count": "1",
+}
 flags = [f"--{name}={value}" for name, value in FLAGS.items() if is_known(name)]
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 

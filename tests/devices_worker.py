@@ -47,10 +47,10 @@ class Kill(opx.AbstractCallback):
         pass
 
 
-def recipe(sampler):
+def recipe(sampler, recovery=opx.Skip()):
     # Not Adam: it divides by gradients that are near zero, and so magnifies rounding.
     optim = optax.sgd(1e-3, momentum=0.9)
-    return opx.Recipe(Poisson(), optim, sampler, recovery=opx.Skip(), steps=3)
+    return opx.Recipe(Poisson(), optim, sampler, recovery=recovery, steps=3)
 
 
 def points(devices, dtype, folder=None, kill_after=0):
@@ -69,13 +69,12 @@ def points(devices, dtype, folder=None, kill_after=0):
     return opx.fit(chunk, state, num_chunks=left, callbacks=callbacks)
 
 
-def members(devices, dtype):
+def members(devices, dtype, recovery=opx.Skip(), validation=None):
     """An ensemble whose members are shared out."""
-    one = recipe(SAMPLERS["uniform"]())
+    one = recipe(SAMPLERS["uniform"](), recovery)
     start = lambda key: one.init(mlp(key, dtype=dtype), key=key)
     states = opx.shared_out(eqx.filter_vmap(start)(jr.split(jr.key(2), 8)), devices)
     chunk = opx.Ensemble(one, devices=tuple(devices))
-    validation = opx.Validation(patience=2)
     return opx.fit(chunk, states, num_chunks=NUM_CHUNKS, validation=validation)
 
 
@@ -84,8 +83,10 @@ def trained(devices, kinds, folder=None, kill_after=0):
         dtype = jnp.float32 if kind.endswith("single precision") else jnp.float64
         if kind.startswith("points"):
             yield kind, points(devices, dtype, folder, kill_after)
+        elif kind.startswith("judged"):
+            yield kind, members(devices, dtype, validation=opx.Validation(patience=2))
         else:
-            yield kind, members(devices, dtype)
+            yield kind, members(devices, dtype, opx.Backtrack())
 
 
 def main(out, devices, kinds, folder=None, kill_after=0):

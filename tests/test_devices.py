@@ -73,7 +73,7 @@ def together(tmp_path_factory):
     out = str(tmp_path_factory.mktemp("together") / "a.npz")
     kinds = [
         f"{kind}{precision}"
-        for kind in ("points", "members")
+        for kind in ("points", "members", "judged members")
         for precision in ("", " in single precision")
     ]
     done([started(8, kinds=kinds, out=out, devices=[1, 2, 4, 8])])
@@ -99,9 +99,10 @@ def test_two_processes_are_two_devices_and_outlive_each_other(together, tmp_path
     errors, code = ended(survivor, timeout=5)
     assert code == EXIT_PEER_LOST and "start all of them again" in errors, errors
     assert not out.exists()
-    done(pair(out, kinds=["points", "members"], folder=folder))
+    kinds = ["points", "members", "judged members"]
+    done(pair(out, kinds=kinds, folder=folder))
     found = arrays(out)
-    assert {name.split()[0] for name in found} == {"points", "members"}
+    assert {name.rsplit(maxsplit=2)[0] for name in found} == set(kinds)
     for name in found:
         np.testing.assert_array_equal(found[name], together[name])
 
