@@ -1,4 +1,4 @@
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key as _Key, PyTree
@@ -11,8 +11,6 @@ WeightingState = TypeVar("WeightingState")
 RecoveryState = TypeVar("RecoveryState")
 CallbackState = TypeVar("CallbackState")
 
-# Of JAX, or of NumPy for what is on the host.
-AnyArray: TypeAlias = Array | np.ndarray | np.generic
 Key: TypeAlias = _Key[Array, ""]
 Scalar: TypeAlias = Float[Array, ""]
 Count: TypeAlias = Int[Array, ""]
@@ -20,3 +18,9 @@ Flag: TypeAlias = Bool[Array, ""]
 Terms: TypeAlias = dict[str, Scalar]
 Points: TypeAlias = Float[Array, "points dim"]
 OptState: TypeAlias = PyTree[Any]
+
+# Of JAX, or of NumPy for what is on the host, with the methods that both have.
+if TYPE_CHECKING:
+    AnyArray: TypeAlias = Array
+else:
+    AnyArray = Array | np.ndarray | np.generic

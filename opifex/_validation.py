@@ -89,7 +89,7 @@ class Validation(eqx.Module):
 
 
 def observe(
-    state: TrainingState, loss: Scalar, *, min_delta: int | float = 0.0
+    state: TrainingState, loss: Float[AnyArray, ""], *, min_delta: int | float = 0.0
 ) -> TrainingState:
     """Notes a validation loss in the `progress` of `state`.
 
