@@ -1,5 +1,6 @@
 """What a run that ends early hands back."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from ._misc import tree_allfinite, tree_copy, tree_where
+from ._devices import on_host
+from ._misc import tree_allfinite, tree_where
 from ._state import StepInfo, TrainingState
 from ._validation import training_loss, Validation
 
@@ -41,38 +43,44 @@ class Best(NamedTuple):
         state: TrainingState,
         infos: StepInfo,
         validation: Validation | None,
-        *,
-        copies: bool,
+        keep: Callable[[TrainingState], TrainingState],
     ) -> "Best":
-        """The better of this and `state`, after a chunk; member by member.
+        """The better of this and `state`, after a chunk; member by member. What is not
+        finite is not better, whatever its loss was.
 
         **Arguments:**
 
         - `state`, `infos`: after the chunk, the latter on the host.
         - `validation`: by which the run is judged.
-        - `copies`: whether `state` is to be copied, as its arrays are given away.
+        - `keep`: makes of `state` what can be read when chunks have gone on from it.
         """
         if validation is None:
             loss = training_loss(state, infos)
         else:
             loss = np.array(state.progress.best_val_loss)
         better = loss < self.loss
+        if better.any():
+            better = better & _are_sound(state)
         if not better.any():
             return self
-        if state.step.ndim:
-            best = _better_members(jnp.asarray(better), state, self.state)
-        elif not _is_sound(jtu.tree_leaves(eqx.filter(state.model, eqx.is_array))):
-            best = self.state
+        if better.all():
+            best = keep(state)
         else:
-            best = tree_copy(state) if copies else state
+            best = _of_members(jnp.asarray(better), state, self.state)
         return Best(np.where(better, loss, self.loss), best)
 
 
+def _are_sound(state: TrainingState) -> np.ndarray:
+    """Whether the model is finite, or that of each member."""
+    check = _all_finite if state.step.ndim else _is_finite
+    return on_host(check(jtu.tree_leaves(eqx.filter(state.model, eqx.is_array))))
+
+
 # Not along with the chunk: to compute anything beside it may change its last bits.
-_is_sound = jax.jit(tree_allfinite)
+_is_finite = jax.jit(tree_allfinite)
+_all_finite = jax.jit(jax.vmap(tree_allfinite))
 
 
 @eqx.filter_jit
-def _better_members(better, state: TrainingState, best: TrainingState) -> TrainingState:
-    sound = eqx.filter_vmap(tree_allfinite)(state.model)
-    return tree_where(better & sound, state, best)
+def _of_members(better, state: TrainingState, best: TrainingState) -> TrainingState:
+    return tree_where(better, state, best)

@@ -111,12 +111,11 @@ def _advanced(
     chunk: Chunk, state: TrainingState, best: Best, validation: Validation | None
 ) -> tuple[TrainingState, StepInfo, Best]:
     """The state after one more chunk, its infos on the host, and the best state."""
-    run, donates = _compiled(jax.default_backend())
-    state, infos = run(chunk, state)
+    state, infos = _compiled(jax.default_backend())(chunk, state)
     if validation is not None and _is_due(validation, state):
         state = _validate(validation, state, infos)
     state, infos = _visible(state), on_host(infos)
-    return state, infos, best.or_better(state, infos, validation, copies=donates)
+    return state, infos, best.or_better(state, infos, validation, _kept)
 
 
 # Traced once, for the abstract evaluation and for the compiled function alike.
@@ -126,22 +125,24 @@ def _traced(chunk: Chunk, state: TrainingState) -> tuple[TrainingState, StepInfo
 
 
 @functools.cache
-def _compiled(backend: str) -> tuple[Callable, bool]:
-    """The compiled function of a chunk and a state; whether it gives the latter's
-    arrays away."""
-    options: dict[str, Any] = {"donate": "all-except-first"}
+def _options(backend: str) -> dict[str, Any]:
     if backend == "cpu" and _is_known(_IN_MEMORY_ORDER):
         # Donation saves nothing there, and undoes this.
-        options = {"donate": "none", "compiler_options": _IN_MEMORY_ORDER}
+        return {"donate": "none", "compiler_options": _IN_MEMORY_ORDER}
+    return {"donate": "all-except-first"}
 
+
+@functools.cache
+def _compiled(backend: str) -> Callable:
     # A function of its own, because options are for the outermost only.
-    run = eqx.filter_jit(lambda chunk, state: _traced(chunk, state), **options)
-    return run, options["donate"] != "none"
+    return eqx.filter_jit(
+        lambda chunk, state: _traced(chunk, state), **_options(backend)
+    )
 
 
 def _kept(state: TrainingState) -> TrainingState:
-    """`state`, to be looked at when chunks have gone on from it."""
-    _, donates = _compiled(jax.default_backend())
+    """`state`, as it can be read when chunks have gone on from it."""
+    donates = _options(jax.default_backend())["donate"] != "none"
     return tree_copy(state) if donates else state
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ._custom_types import Key, Model, Scalar
 from ._least_squares import LeastSquares
 from ._misc import check_count, safe_sqrt, squared, trainable, tree_copy
-from ._objective import Objective
+from ._objective import Evaluation, Objective
 from ._optimizer.base import check_optimizer
 from ._precision import Precision
 from ._problem.base import AbstractProblem
@@ -128,15 +128,7 @@ def train_step(
         grads = _clip(grads, norm, state.clip_norm)
     extra = {"value": value, "grad": grads, "value_fn": LeastSquares(objective)}
     moved, opt_state = updated(optim, state, params, grads, **extra)
-    observed = Observed(
-        step=state.step,
-        terms=seen.terms,
-        residuals=seen.residuals or {},
-        batch=batch,
-        key=key,
-        term_gradients=lambda: objective.term_gradients(params, seen.terms),
-        point_gradients=lambda n: objective.point_gradients(params, n),
-    )
+    observed = _observed(state, objective, params, seen)
     proposed = replace(
         state,
         model=eqx.combine(moved, seen.rest, rest),
@@ -153,6 +145,21 @@ def train_step(
         grad_norm=norm,
         step_scale=state.step_scale,
         result=_verdict(value, norm),
+    )
+
+
+def _observed(
+    state: TrainingState, objective: Objective, params: PyTree, seen: Evaluation
+) -> Observed:
+    """What the weighting may look at, some of it computed only if it does."""
+    return Observed(
+        step=state.step,
+        terms=seen.terms,
+        residuals=seen.residuals or {},
+        batch=objective.batch,
+        key=objective.key,
+        term_gradients=lambda: objective.term_gradients(params, seen.terms),
+        point_gradients=lambda n: objective.point_gradients(params, n),
     )
 
 

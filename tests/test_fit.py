@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 import optax
 import pytest
@@ -20,6 +21,7 @@ from jaxtyping import Array
 
 import opifex as opx
 from opifex import _fit
+from opifex._best import Best
 from opifex._results import RESULT_NAMES
 
 from .helpers import assert_same_bits, bits, mlp, poisson, regression
@@ -324,10 +326,13 @@ def test_a_chunk_that_raises(break_):
 @pytest.fixture
 def donation(monkeypatch):
     """What `fit` does on a GPU, or where XLA does not know the order it asks for."""
+    cached = (_fit._options, _fit._compiled)
     monkeypatch.setattr(_fit, "_is_known", lambda options: False)
-    _fit._compiled.cache_clear()
+    for function in cached:
+        function.cache_clear()
     yield
-    _fit._compiled.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 class Keeper(opx.AbstractCallback):
@@ -344,6 +349,36 @@ class Keeper(opx.AbstractCallback):
 
     def close(self, memory, state):
         assert np.isfinite(bits(state.model)[0]).all()
+
+
+def scored(rows):
+    """A state a row of `(loss, number)`, with that number in an array of its model."""
+    _, state = small()
+    where = lambda s: (s.progress.best_val_loss, s.model.layers[0].weight)
+    fill = lambda x, number: jnp.full_like(x, number)
+    with_ = lambda row: eqx.tree_at(where, state, [*map(fill, where(state), row)])
+    return eqx.filter_vmap(with_)(jnp.array(rows))
+
+
+@pytest.mark.parametrize("other", [None, 4.0])
+def test_what_is_not_finite_is_not_the_best(other):
+    """Nor does its loss bound what may be: alone, and beside a sound member."""
+    rows = [(np.inf, 0.0), (3.0, 1.0), (1.0, np.nan), (2.0, 2.0), (2.5, 3.0)]
+    first = lambda x: x[0] if eqx.is_array(x) else x
+    chunks, best, validation = [], None, opx.Validation()
+    opx.fit(*small(), num_chunks=1, callbacks=[opx.Collect(chunks.append)])
+    for row in rows:
+        if other is None:
+            state = jtu.tree_map(first, scored([row]))
+        else:
+            sound = (row[0], other if np.isnan(row[1]) else row[1])
+            state = scored([row, sound])
+        if best is None:
+            best = Best.before(state, validation)
+        best = best.or_better(state, chunks[0], validation, lambda state: state)
+    weight = best.state.model.layers[0].weight[..., 0, 0]
+    np.testing.assert_array_equal(best.loss, 2 if other is None else [2, 1])
+    np.testing.assert_array_equal(weight, 2 if other is None else [2, other])
 
 
 @pytest.mark.usefixtures("donation")

@@ -18,6 +18,13 @@ def check_optimizer(argument: str, optim: Any) -> None:
     )
 
 
+def check_positive(**numbers: float) -> None:
+    """Raises unless all `numbers`, each by the name of its argument, are positive."""
+    for name, number in numbers.items():
+        if not number > 0:
+            raise ValueError(f"`{name}` must be positive, got {number!r}.")
+
+
 def needed(name: str, extra: dict[str, Any], *wanted: str) -> tuple[Any, ...]:
     """The keyword arguments of `update` that an optimizer cannot do without."""
     missing = [key for key in wanted if key not in extra]

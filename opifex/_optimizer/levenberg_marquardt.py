@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from .._custom_types import Count, Scalar
 from .._misc import check_count, unknown_name
-from .base import check_precise
+from .base import check_positive, check_precise
 from .gauss_newton import dense, iterative, num_rows
 from .residuals import needed_squares
 
@@ -74,9 +74,7 @@ def levenberg_marquardt(
         raise ValueError(unknown_name("method", method, _METHODS))
     check_count("max_trials", max_trials)
     check_count("max_cg_steps", max_cg_steps)
-    for name, number in (("damping", damping), ("cg_tolerance", cg_tolerance)):
-        if not number > 0:
-            raise ValueError(f"`{name}` must be positive, got {number!r}.")
+    check_positive(damping=damping, cg_tolerance=cg_tolerance)
     name = "levenberg_marquardt"
 
     def init(params) -> Any:
@@ -85,9 +83,7 @@ def levenberg_marquardt(
         return LevenbergMarquardtState(count, jnp.full((), damping, dtype))
 
     def linearised(params, squares):
-        sizes = num_rows(params, squares), ravel_pytree(params)[0].size
-        small = min(sizes) <= _LARGE and math.prod(sizes) <= _LARGE_JACOBIAN
-        if method == "dense" or method == "auto" and small:
+        if method == "dense" or method == "auto" and _is_small(params, squares):
             remedy = f'Use `{name}(method="iterative")`, or fewer points.'
             return dense(name, "auto", remedy, params, squares)
         return iterative(params, squares, max_cg_steps, cg_tolerance)
@@ -126,6 +122,12 @@ def levenberg_marquardt(
         return unravel(step), LevenbergMarquardtState(state.count + 1, damping)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_small(params, squares) -> bool:
+    """Whether a dense system is worth it."""
+    sizes = num_rows(params, squares), ravel_pytree(params)[0].size
+    return min(sizes) <= _LARGE and math.prod(sizes) <= _LARGE_JACOBIAN
 
 
 def _curvature(system) -> Scalar:

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from .._custom_types import Scalar
 from .._misc import check_count, unknown_name
-from .base import check_precise
+from .base import check_positive, check_precise
 from .gauss_newton import dense
 from .residuals import needed_squares
 
@@ -61,8 +61,7 @@ def engd(
     if form not in _FORMS:
         raise ValueError(unknown_name("form", form, _FORMS))
     check_count("max_halvings", max_halvings)
-    if not damping > 0:
-        raise ValueError(f"`damping` must be positive, got {damping!r}.")
+    check_positive(damping=damping)
     remedy = (
         'Use `levenberg_marquardt(method="iterative")`, or `form="residuals"` with '
         "fewer points."

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from .._custom_types import Count, Key, Scalar
 from .._misc import check_count
-from .base import check_memory, check_precise, needed
+from .base import check_memory, check_positive, check_precise, needed
 
 
 # Hessian-vector products that are computed at a time.
@@ -82,9 +82,7 @@ def nncg(
     counts = {"rank": rank, "every": every, "max_cg_steps": max_cg_steps}
     for name, number in counts.items():
         check_count(name, number)
-    for name, number in (("damping", damping), ("cg_tolerance", cg_tolerance)):
-        if not number > 0:
-            raise ValueError(f"`{name}` must be positive, got {number!r}.")
+    check_positive(damping=damping, cg_tolerance=cg_tolerance)
     solver = lx.CG(rtol=cg_tolerance, atol=0.0, max_steps=max_cg_steps)
     # Begun afresh at every step, so that each length is tried from one downwards.
     search = optax.scale_by_backtracking_linesearch(

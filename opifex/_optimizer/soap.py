@@ -99,17 +99,12 @@ def scale_by_soap(
         begins = state.count == 0
         renews = state.count % every == 0
 
-        def unbiased(x, b):
-            # The averages begin at zero, with the second gradient.
-            times = jnp.maximum(state.count, 1).astype(squared(x).dtype)
-            return x / (1 - b**times)
-
         def one(grad, momentum, second, factors, bases):
             turned = _turn(grad, bases)
             new_momentum = b1 * momentum + (1 - b1) * grad
             new_second = b2 * second + (1 - b2) * squared(turned)
-            first = unbiased(_turn(new_momentum, bases), b1)
-            root = jnp.sqrt(unbiased(new_second, b2))
+            first = _unbiased(_turn(new_momentum, bases), b1, state.count)
+            root = jnp.sqrt(_unbiased(new_second, b2, state.count))
             step = _turn(first / (root + eps), bases, back=True)
             factors = _averaged(factors, grad, b2)
             bases = jax.lax.cond(
@@ -139,6 +134,12 @@ def _each(x: Array, max_size: int, make: Any) -> tuple[Array | None, ...]:
     if x.ndim < 2 or not real:
         return (None,) * x.ndim
     return tuple(make(n, x.dtype) if 1 < n <= max_size else None for n in x.shape)
+
+
+def _unbiased(x: Array, b: float, count: Count) -> Array:
+    # The averages begin at zero, with the second gradient.
+    times = jnp.maximum(count, 1).astype(squared(x).dtype)
+    return x / (1 - b**times)
 
 
 def _turn(x: Array, bases: tuple[Array | None, ...], *, back: bool = False) -> Array:

@@ -5,9 +5,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import PyTree
 
-from .._custom_types import Count, Flag, Scalar
+from .._custom_types import Flag, Scalar
 from .._misc import (
     check_count,
     trainable,
@@ -16,10 +16,10 @@ from .._misc import (
     tree_norm,
     tree_where,
 )
-from .._pack import stack_scalars
 from .._results import RESULTS
 from .._state import StepInfo
 from .base import AbstractRecovery, CAUSES, Faults
+from .record import Record
 from .redraw import redraw_if
 from .remedies import Remedy
 from .spikes import Spikes
@@ -30,52 +30,9 @@ _MIN_HEALTHY = 10
 _MAX_SPIKES = 3
 
 
-# Consecutive steps kept and not; ways back since the ground last moved; last resorts
-# taken; norms that entered the quantile; ways back that have not healed; those among
-# them that shortened the steps (the scale itself may have been lowered by others, for
-# good); those that lowered the bound of the norm.
-_COUNTERS = (
-    *("healthy", "failures", "attempts", "reinits", "observed"),
-    *("unhealed", "cuts", "lowered"),
-)
-# The lowest loss of a kept step; the quantile of the logarithm of the gradient norm;
-# the norm beyond which a gradient is a spike. (Kept, though it follows from the
-# quantile: what decides about a step enters every array of the state, so be it cheap.)
-_LEVELS = ("lowest", "norm_quantile", "spike_norm")
-
-
-class _Record(eqx.Module):
-    """The part of the state that is counted, not remembered.
-
-    In few arrays, because each costs a small network dearly; see `filter_scan`.
-    """
-
-    suspects: Bool[Array, " leaves"]  # arrays in which the first fault since showed
-    counters: Int[Array, " counters"]
-    levels: Float[Array, " levels"]
-    faults: Faults
-
-    def __getattr__(self, name: str) -> Array:
-        for names, values in ((_COUNTERS, "counters"), (_LEVELS, "levels")):
-            if name in names:
-                return getattr(self, values)[names.index(name)]
-        raise AttributeError(name)
-
-    def change(self, **new) -> "_Record":
-        """A record with the numbers that are named replaced."""
-        arrays = {name: new.pop(name) for name in ("suspects", "faults") if name in new}
-        value = lambda name: new.get(name, getattr(self, name))
-        return replace(
-            self,
-            counters=stack_scalars([value(name) for name in _COUNTERS]),
-            levels=stack_scalars([value(name) for name in _LEVELS]),
-            **arrays,
-        )
-
-
 class _BacktrackState(eqx.Module):
     ground: tuple[Any, Any]  # the last (model, opt_state) that was seen to be healthy
-    record: _Record
+    record: Record
 
     @property
     def faults(self) -> Faults:
@@ -187,13 +144,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             )
 
     def init(self, model, opt_state, num_leaves):
-        record = _Record(
-            suspects=jnp.zeros(num_leaves, bool),
-            counters=jnp.zeros(len(_COUNTERS), jnp.int32),
-            levels=jnp.array([jnp.inf, 0.0, jnp.inf], jnp.result_type(float)),
-            faults=Faults.none(),
-        )
-        return _BacktrackState(tree_copy((model, opt_state)), record)
+        ground = tree_copy((model, opt_state))
+        return _BacktrackState(ground, Record.none(num_leaves))
 
     @property
     def first_clip_norm(self):
@@ -220,7 +172,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         suspects, faults = jax.lax.cond(
             kept,
             lambda: (record.suspects, record.faults),
-            lambda: _noted(record, before.step, info, back, redrawn),
+            lambda: record.noted(before.step, info, back, redrawn),
         )
         record = replace(record, suspects=suspects, faults=faults)
         if Remedy.REDRAW in self.remedies:
@@ -246,8 +198,8 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         return after, replace(info, result=result)
 
     def _treated(
-        self, record: _Record, back: Flag, heals: Flag
-    ) -> tuple[_Record, Flag, Flag]:
+        self, record: Record, back: Flag, heals: Flag
+    ) -> tuple[Record, Flag, Flag]:
         """What a way back, counted in `record` already, changes there; whether it
         shortens the steps, and draws parameters anew. `heals`: whether cuts heal."""
 
@@ -274,17 +226,18 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         return record, cut, redrawn
 
     @property
-    def _spikes(self) -> Spikes:
+    def spikes(self) -> Spikes:
+        """Which norm of a gradient is one."""
         return Spikes(self.spike_quantile, self.spike_factor, self.spike_after)
 
-    def _bound(self, record: _Record) -> Scalar:
+    def _bound(self, record: Record) -> Scalar:
         """That of the norm of the next gradient."""
         bound = jnp.minimum(self.max_grad_norm, record.spike_norm)
         if Remedy.CLIP not in self.remedies:
             return bound
         return self.factor ** record.lowered.astype(bound.dtype) * bound
 
-    def _judge(self, record: _Record, info: StepInfo) -> StepInfo:
+    def _judge(self, record: Record, info: StepInfo) -> StepInfo:
         limit = jnp.minimum(self.max_loss, self._risen(record))
         loss = _unweighted(info).astype(limit.dtype)
         result = _unless(info.result, loss > limit, RESULTS.exploded)
@@ -294,7 +247,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             result = _unless(result, spiked, RESULTS.spiked)
         return replace(info, result=result)
 
-    def _risen(self, record: _Record) -> Scalar:
+    def _risen(self, record: Record) -> Scalar:
         # Nothing follows from the ratio to a loss that is zero, or negative.
         return jnp.where(record.lowest > 0, self.max_rise * record.lowest, jnp.inf)
 
@@ -308,14 +261,14 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
         return jnp.isfinite(after) & (after > limit)
 
     def _counted(
-        self, record: _Record, info: StepInfo, kept: Flag, back: Flag
-    ) -> _Record:
+        self, record: Record, info: StepInfo, kept: Flag, back: Flag
+    ) -> Record:
         norm, known = info.grad_norm, record.observed
         use = kept & (norm > 0)
         loss = _unweighted(info).astype(record.lowest.dtype)
         # One too many in a row that large: the norms begin anew there.
         large = (norm > record.spike_norm) & (not self.clips)
-        level = self._spikes.followed(record.norm_quantile, norm, known, anew=large)
+        level = self.spikes.followed(record.norm_quantile, norm, known, anew=large)
         level = jnp.where(use, level, record.norm_quantile)
         observed = known + use.astype(jnp.int32)
         return record.change(
@@ -325,7 +278,7 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             attempts=record.attempts + back.astype(jnp.int32),
             lowest=jnp.where(kept, jnp.minimum(record.lowest, loss), record.lowest),
             norm_quantile=level,
-            spike_norm=self._spikes.bound(level, observed),
+            spike_norm=self.spikes.bound(level, observed),
             observed=observed,
         )
 
@@ -376,18 +329,6 @@ class Backtrack(AbstractRecovery[_BacktrackState]):
             step_scale=scale,
             clip_norm=None if end.clip_norm is None else self._bound(record),
         )
-
-
-def _noted(
-    record: _Record, step: Count, info: StepInfo, back: Flag, redrawn: Flag
-) -> tuple[Bool[Array, " leaves"], Faults]:
-    begins = ~jnp.any(record.suspects)
-    bad = ~jnp.isfinite(info.leaf_norms)
-    suspects = jnp.where(begins, bad, record.suspects)
-    faults = record.faults.record(
-        step, info, skipped=~back, rolled_back=back, reinitialised=redrawn
-    )
-    return suspects, faults.went_back(step, back)
 
 
 def _unweighted(info: StepInfo) -> Scalar:

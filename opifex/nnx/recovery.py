@@ -12,11 +12,17 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
-from .._misc import check_count, check_number, squared, tree_copy, unknown_name
+from .._misc import (
+    check_count,
+    check_number,
+    tree_allfinite,
+    tree_copy,
+    tree_norm,
+    unknown_name,
+)
 from .._recovery.backtrack import Backtrack
 from .._recovery.redraw import redrawn
 from .._recovery.remedies import Remedy
-from .._recovery.spikes import Spikes
 from .._state import TrainingState
 from .._step import trainable
 from ..core._checks import check_flag
@@ -30,8 +36,8 @@ STRATEGIES = {
 }
 ISSUES = ("loss_explosion", "gradient_explosion", "nan_loss", "nan_gradients")
 
-# As `Backtrack` has it: above which norms gradients are clipped.
-_SPIKES = Spikes(quantile=0.9, factor=10.0, after=50)
+# Above which norms gradients are clipped, unless told otherwise.
+_SPIKES = Backtrack().spikes
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ class ErrorRecoveryManager:
         **Returns:** `True` and `None`; or `False` and `"nan_loss"`, `"nan_gradients"`,
         `"loss_explosion"` or `"gradient_explosion"`.
         """
-        norm, value = _norm(grads), float(loss)
+        norm, value = float(tree_norm(grads)), float(loss)
         issue = self._issue(value, norm)
         if issue is None and state is not None:
             self._stable = tree_copy(_core(state))
@@ -166,7 +172,7 @@ class ErrorRecoveryManager:
 
         **Raises:** `ValueError` if they are not finite: no factor mends that.
         """
-        norm = _norm(grads)
+        norm = float(tree_norm(grads))
         if not math.isfinite(norm):
             raise ValueError(
                 "`grads` are not finite, first in "
@@ -238,7 +244,7 @@ class ErrorRecoveryManager:
 
     def _ground(self, now: TrainingState) -> TrainingState:
         for candidate in (self._stable, now):
-            if candidate is not None and _finite(candidate.model):
+            if candidate is not None and tree_allfinite(candidate.model):
                 return tree_copy(candidate)
         raise RuntimeError(
             "There is no finite state to go back to: `state` is not, and none was seen "
@@ -269,9 +275,7 @@ def _translated(settings: _Settings) -> Backtrack:
         # remembers nothing, then raise a tiny loss by any factor.
         max_rise=math.inf,
         max_growth=math.inf,  # of running statistics, perhaps
-        spike_quantile=_SPIKES.quantile,
         spike_factor=_SPIKES.factor if adapts else math.inf,
-        spike_after=_SPIKES.after,
         clips=clips,
         max_grad_norm=float(settings.gradient_clip_threshold) if clips else math.inf,
         remedies=tuple(STRATEGIES[name] for name in settings.strategies),
@@ -288,12 +292,6 @@ def _core(state: Any) -> TrainingState:
     return core
 
 
-def _norm(grads: PyTree) -> float:
-    arrays = jtu.tree_leaves(eqx.filter(grads, eqx.is_inexact_array))
-    squares = [float(jnp.sum(squared(g))) for g in arrays]
-    return math.sqrt(sum(squares)) if all(map(math.isfinite, squares)) else math.nan
-
-
 def _first_bad(tree: PyTree) -> str | None:
     """The path of the first array that is not finite."""
     arrays = eqx.filter(tree, eqx.is_inexact_array)
@@ -301,10 +299,6 @@ def _first_bad(tree: PyTree) -> str | None:
         if not np.isfinite(np.asarray(leaf)).all():
             return jtu.keystr(path)
     return None
-
-
-def _finite(model: PyTree) -> bool:
-    return _first_bad(model) is None
 
 
 def _redrawn(model: Any, key: Any) -> Any:

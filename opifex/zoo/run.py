@@ -112,8 +112,10 @@ def run(
         _write(folder, config, {"result": "running"})
     best = Best(folder / "best.eqx")
     callbacks: list[AbstractCallback] = [History(folder / "history.csv")]
-    callbacks += [] if isinstance(benchmark, OperatorBenchmark) else [best]
-    callbacks += [] if quiet else [ProgressBar(config.problem)]
+    if not isinstance(benchmark, OperatorBenchmark):
+        callbacks.append(best)
+    if not quiet:
+        callbacks.append(ProgressBar(config.problem))
     if devices:
         callbacks = [OnFirst(callback) for callback in callbacks]
     callbacks.append(Checkpoint(folder / "checkpoints", config=fixed))
